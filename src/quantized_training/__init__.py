@@ -1,0 +1,46 @@
+"""Train neural networks whose weights may only take a few values.
+
+    levels = Levels.binary()
+    method = ASkew(levels, alpha=0.1, clip=1.0, epsilon=Geometric(0.88, 0.88))
+    optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters(), lr=1.0), method)
+
+Equation numbers in the docstrings are those of Wong & Wai, "On the Robustness of Quantization Algorithms during the
+Training Phase of Deep Neural Networks".
+"""
+
+from .constraints import PHI, PSI, Constraint
+from .levels import Levels
+from .methods import (
+    SGDA,
+    ASkew,
+    BinaryConnect,
+    FullPrecision,
+    KBitStraightThrough,
+    Method,
+    ProxQuant,
+    StraightThrough,
+)
+from .optimizer import QuantizedOptimizer
+from .schedules import Constant, Geometric, Harmonic, Linear
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PHI",
+    "PSI",
+    "SGDA",
+    "ASkew",
+    "BinaryConnect",
+    "Constant",
+    "Constraint",
+    "FullPrecision",
+    "Geometric",
+    "Harmonic",
+    "KBitStraightThrough",
+    "Levels",
+    "Linear",
+    "Method",
+    "ProxQuant",
+    "QuantizedOptimizer",
+    "StraightThrough",
+]

@@ -1,0 +1,109 @@
+"""Codebooks: the finite set Q = {q_1 < ... < q_K} of values that a weight may take (paper, section 3.1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=256)
+def _on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The admissible values of one weight, in increasing order.
+
+    Raises ValueError when there are fewer than two values, or when they are not finite and strictly increasing.
+    """
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        values = tuple(float(q) for q in self.values)
+        object.__setattr__(self, "values", values)
+        if len(values) < 2:
+            raise ValueError(f"levels need at least two values, got {values}")
+        if not all(math.isfinite(q) for q in values):
+            raise ValueError(f"levels must be finite numbers, got {values}")
+        if any(a >= b for a, b in zip(values, values[1:], strict=False)):
+            what = "repeat a value" if len(set(values)) < len(values) else "are not sorted"
+            raise ValueError(
+                f"levels {values} {what}; they must be strictly increasing, e.g. (-1, 1)"
+            )
+
+    @classmethod
+    def binary(cls) -> Levels:
+        """{-1, +1}, the one-bit codebook of Tasks I and II."""
+        return cls((-1.0, 1.0))
+
+    @classmethod
+    def ternary(cls) -> Levels:
+        """{-1, 0, +1}."""
+        return cls((-1.0, 0.0, 1.0))
+
+    @classmethod
+    def integers(cls, bits: int) -> Levels:
+        """The integers -2^(bits-1) .. 2^(bits-1) - 1 (paper, section 6).
+
+        For one bit that formula gives {-1, 0}, while the paper's one-bit tasks use {-1, +1}: ask for `binary()` there.
+        Raises ValueError for bits < 2.
+        """
+        if bits < 2:
+            raise ValueError(
+                f"bits={bits}: allowed are 2, 3, ...; for one bit use Levels.binary() "
+                "(the formula would give {-1, 0}, the paper's tasks use {-1, +1})"
+            )
+        return cls(tuple(float(q) for q in range(-(2 ** (bits - 1)), 2 ** (bits - 1))))
+
+    def scaled(self, factor: float) -> Levels:
+        """The same codebook times a positive factor, e.g. one per layer."""
+        if not factor > 0:
+            raise ValueError(f"factor={factor}: a codebook can only be scaled by a positive number")
+        return Levels(tuple(factor * q for q in self.values))
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """Distances between neighbouring levels, K - 1 of them."""
+        return tuple(b - a for a, b in zip(self.values, self.values[1:], strict=False))
+
+    @property
+    def midpoints(self) -> tuple[float, ...]:
+        """Midpoints between neighbouring levels, K - 1 of them: where rounding switches."""
+        return tuple((a + b) / 2 for a, b in zip(self.values, self.values[1:], strict=False))
+
+    @property
+    def hull(self) -> tuple[float, float]:
+        """The smallest interval that contains all levels: (q_1, q_K)."""
+        return self.values[0], self.values[-1]
+
+    def tensor(self, like: Tensor) -> Tensor:
+        """The levels as a tensor of shape (K,) with the dtype and device of `like`."""
+        return _on(self.values, like.dtype, like.device)
+
+    def cell(self, w: Tensor) -> Tensor:
+        """Index 0 .. K-1 of the level nearest to each weight; a midpoint belongs to the upper level."""
+        return torch.bucketize(w, _on(self.midpoints, w.dtype, w.device), right=True)
+
+    def nearest(self, w: Tensor) -> Tensor:
+        """Each weight rounded to its nearest level: shape, dtype and device of `w`.
+
+        A midpoint is rounded up, which for {-1, +1} is equation (1): sign(w) with sign(0) = +1.
+        """
+        if len(self.values) == 2:  # the hot path of every binary method
+            low, high = self.values
+            return torch.where(w >= self.midpoints[0], high, low).to(w.dtype)
+        return self.tensor(w)[self.cell(w)]
+
+    def gap(self, w: Tensor) -> Tensor:
+        """Index j of the interval that contains each weight: 0 below q_1, j on [q_j, q_(j+1)), K from q_K on."""
+        return torch.bucketize(w, self.tensor(w), right=True)
+
+    def clip(self, w: Tensor) -> Tensor:
+        """Each weight clipped to the hull [q_1, q_K]."""
+        return w.clamp(*self.hull)

@@ -1,0 +1,91 @@
+"""ASkewSGD (Leconte et al., 2023) and the paper's modified version: Algorithm 1, equations (17)-(22)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..constraints import PSI, Constraint
+from ..levels import Levels
+from ..schedules import Schedule, as_schedule
+from .base import Method
+
+
+def skewed_velocity(
+    grad: Tensor,
+    w: Tensor,
+    levels: Levels,
+    epsilon: float,
+    alpha: float,
+    constraint: Constraint = PSI,
+    clip: float = math.inf,
+    clip_velocity: bool = False,
+) -> Tensor:
+    """The velocity closest to -grad among those that (20) allows, weight by weight; same shape as `grad`.
+
+    With g the constraint: -grad where g > 0; else max(-grad, rho) where g' > 0 and min(-grad, -rho) where g' < 0,
+    rho = alpha |g| / |g'| being the push towards the feasible interval, clipped at `clip`. This is the rule printed
+    below (21) without its "> 0", which would freeze a weight that lies exactly on an edge even when its gradient points
+    into the feasible set. At a midpoint, where g' = 0 and (20) is empty, the push goes right with size `clip`.
+
+    clip_velocity: clip the whole velocity instead, the paper's reading; it biases stochastic gradients beyond `clip`.
+    """
+    g = constraint.value(w, levels, epsilon)
+    slope = constraint.derivative(w, levels, epsilon)
+    free = -grad
+    push = (alpha * g.abs() / slope.abs()).nan_to_num(nan=clip, posinf=clip).clamp_max(clip)
+    pushed = torch.where(slope >= 0, torch.maximum(free, push), torch.minimum(free, -push))
+    velocity = torch.where((g > 0) | ((g == 0) & (slope == 0)), free, pushed)
+    return velocity.clamp(-clip, clip) if clip_velocity else velocity
+
+
+class ASkew(Method):
+    """Annealed skewed descent: `constraint=PSI` is ASkewSGD (19), `constraint=PHI` the paper's modified version (22).
+
+    alpha: strength of the push. clip: the bound M_(eps,c) on it. epsilon: a number or a schedule of the annealing index.
+    merged: accept epsilon at or above its largest legal value, where intervals merge and the gap is not constrained
+    (the paper's schedule 0.88^t starts there). allow_overshoot: accept alpha * lr > 1, where a push from outside the hull
+    jumps over the edge. clip_velocity: see `skewed_velocity`.
+    Raises ValueError for values outside their range; `QuantizedOptimizer` repeats the checks at every step.
+    """
+
+    def __init__(
+        self,
+        levels: Levels,
+        constraint: Constraint = PSI,
+        alpha: float = 0.1,
+        clip: float = 1.0,
+        epsilon: float | Schedule = 0.1,
+        merged: bool = False,
+        allow_overshoot: bool = False,
+        clip_velocity: bool = False,
+    ) -> None:
+        super().__init__(levels)
+        for name, value in (("alpha", alpha), ("clip", clip)):
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name}={value}: it must be a positive finite number")
+        self.constraint, self.alpha, self.clip = constraint, alpha, clip
+        self.schedule = as_schedule(epsilon)
+        self.merged, self.allow_overshoot, self.clip_velocity = merged, allow_overshoot, clip_velocity
+        self.check(levels, lr=0.0)
+
+    @property
+    def epsilon(self) -> float:
+        """The tolerance in force."""
+        return self.schedule(self.t)
+
+    def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
+        return skewed_velocity(
+            grad, w, levels, self.epsilon, self.alpha, self.constraint, self.clip, self.clip_velocity
+        )
+
+    def check(self, levels: Levels, lr: float) -> None:
+        self.constraint.check_epsilon(self.epsilon, levels, self.merged)
+        if self.alpha * lr > 1 and not self.allow_overshoot:
+            raise ValueError(
+                f"alpha * lr = {self.alpha:g} * {lr:g} = {self.alpha * lr:g} is above 1: outside the hull each push would "
+                f"jump over the feasible edge (above 2: away from it). Allowed is alpha <= {1 / lr:g} at this lr; "
+                "allow_overshoot=True accepts it"
+            )

@@ -1,0 +1,53 @@
+"""What every method answers: where the gradient is taken, which way to go, and what happens after the step."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..levels import Levels
+
+
+class Method:
+    """Full-precision behaviour in all four slots; a method overrides the ones in which it differs.
+
+    All tensors have the shape of one parameter. `state` is a dict that belongs to that parameter: what is put there
+    (dual variables, for example) travels with the optimizer's `state_dict`.
+    """
+
+    #: True where `forward_point` is the latent weight itself, so that no second copy of the weights is needed.
+    forward_is_latent = True
+
+    def __init__(self, levels: Levels) -> None:
+        self.levels = levels
+        self.t = 0  # annealing index
+
+    def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
+        """The point at which loss and gradient are taken, from the latent weights w."""
+        return w
+
+    def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
+        """The direction v of the step w + lr * v, from the gradient at `forward_point(w)`."""
+        return -grad
+
+    def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
+        """The latent weights after the base optimizer's step, corrected where the method asks for it."""
+        return w
+
+    def check(self, levels: Levels, lr: float) -> None:
+        """Raise ValueError where the method cannot work with these levels or this step size."""
+
+    def anneal(self) -> None:
+        """Advance the method's schedule by one (epsilon, or a regularisation strength); call it once per round."""
+        self.t += 1
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs besides the state of each parameter."""
+        return {"t": self.t}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        self.t = state["t"]
+
+
+class FullPrecision(Method):
+    """Ordinary training; the levels only say how `QuantizedOptimizer.quantized` rounds."""

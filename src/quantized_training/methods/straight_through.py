@@ -1,0 +1,68 @@
+"""Straight-through estimators: the binary one of equations (1) and (3), and the k-bit one of equation (5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..levels import Levels
+from .base import Method
+
+
+def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
+    """1 where w lies inside the hull, 0 elsewhere: for {-1, +1} the indicator 1{|w| <= 1} of (3).
+
+    The paper names it after the clipped ReLU; it is the derivative of the hard tanh.
+    """
+    low, high = levels.hull
+    return ((w >= low) & (w <= high)).to(w.dtype)
+
+
+def kbit_round(u: Tensor, bits: int) -> Tensor:
+    """Equation (5) with its offset repaired: u in [0, 1] to the integers -2^(bits-1) .. 2^(bits-1) - 1.
+
+    Printed is round((2^k - 1) u) - (2^(k-1) - 1), whose range -7 .. 8 (k = 4) contradicts the interval of section 6;
+    subtracting 2^(k-1) gives that interval. Ties are rounded up.
+    """
+    return torch.floor((2**bits - 1) * u + 0.5) - 2 ** (bits - 1)
+
+
+class StraightThrough(Method):
+    """Gradient at the nearest level (1), passed on where the latent weight lies inside the hull (3)."""
+
+    forward_is_latent = False
+
+    def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
+        return levels.nearest(w)
+
+    def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
+        return -grad * straight_through_mask(w, levels)
+
+
+class KBitStraightThrough(Method):
+    """Gradient at the k-bit rounding (5) of the latent weight, passed on unchanged, latent weights clipped to the hull.
+
+    Equation (5) takes numbers from [0, 1]; the map from weights to [0, 1] is not given in the paper. Here the hull
+    [q_1, q_K] is mapped on it, so that the latent weights live on the scale of the levels.
+    """
+
+    forward_is_latent = False
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(Levels.binary() if bits == 1 else Levels.integers(bits))
+        self.bits = bits
+
+    def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
+        low, high = levels.hull
+        code = kbit_round((levels.clip(w) - low) / (high - low), self.bits) + 2 ** (self.bits - 1)
+        return levels.tensor(w)[code.long()]
+
+    def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
+        return levels.clip(w)
+
+    def check(self, levels: Levels, lr: float) -> None:
+        gaps = levels.gaps
+        if len(levels.values) != 2**self.bits or max(gaps) - min(gaps) > 1e-9 * max(gaps):
+            raise ValueError(
+                f"k-bit straight-through with bits={self.bits} needs {2**self.bits} evenly spaced levels, got {levels.values}"
+            )

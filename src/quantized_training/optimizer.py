@@ -1,0 +1,176 @@
+"""`QuantizedOptimizer`: any torch optimizer plus one method, around an ordinary training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .levels import Levels
+from .methods import Method
+
+
+class QuantizedOptimizer(torch.optim.Optimizer):
+    """Train the parameters of `base` so that they can be rounded to the levels of `method`.
+
+    Parameter groups of `base` may carry `quantize` (default True; False for biases, normalisation, a last layer) and
+    `levels` (default: the method's). The parameter groups are shared with `base`, so learning-rate schedulers work on
+    either. Between steps a parameter holds the point at which the method takes the gradient: the latent weight itself,
+    or its rounding (BinaryConnect, straight-through); `latent()` and `quantized()` show the other views.
+
+    step() raises FloatingPointError when a gradient is not finite and RuntimeError inside `quantized()` or `latent()`,
+    before anything is changed. The constructor, `add_param_group` and step() raise ValueError where the method cannot
+    work with a group's levels or learning rate.
+    """
+
+    def __init__(self, base: torch.optim.Optimizer, method: Method) -> None:
+        if isinstance(base, QuantizedOptimizer) or not isinstance(base, torch.optim.Optimizer):
+            raise TypeError(f"base must be an ordinary torch optimizer, got {type(base).__name__}")
+        self.base, self.method = base, method
+        self._view: str | None = None
+        self._linked = False
+        super().__init__(base.param_groups, {})
+        self.param_groups = base.param_groups
+        self._linked = True
+        for group in self.param_groups:
+            self._prepare(group)
+
+    def add_param_group(self, param_group: dict) -> None:
+        """As in torch; the group is added to the base optimizer, too."""
+        if not self._linked:  # torch's constructor collects the groups of `base` through this method
+            return super().add_param_group(param_group)
+        self.base.add_param_group(param_group)
+        self._prepare(self.param_groups[-1])
+
+    @torch.no_grad()
+    def _prepare(self, group: dict) -> None:
+        group.setdefault("quantize", True)
+        if not isinstance(group.setdefault("levels", self.method.levels), Levels):
+            raise TypeError(f"a parameter group's levels must be a Levels object, got {group['levels']!r}")
+        if group["quantize"]:
+            self.method.check(group["levels"], group["lr"])
+            for p in group["params"]:
+                self._store(p, p.detach().clone(), group)
+
+    def _store(self, p: Tensor, latent: Tensor, group: dict) -> None:
+        """Make `latent` the latent weights of p, and put the method's forward point into p."""
+        state = self.state[p]
+        p.copy_(self.method.forward_point(latent, group["levels"], state))
+        if not self.method.forward_is_latent:
+            state["latent"] = latent
+            state["version"] = p._version
+
+    def _latent(self, p: Tensor) -> Tensor:
+        """The latent weights of p; raises RuntimeError where p was overwritten by somebody else since the last step."""
+        if self.method.forward_is_latent:
+            return p
+        state = self.state[p]
+        if state["version"] != p._version:
+            raise RuntimeError(
+                f"a parameter of shape {tuple(p.shape)} was changed outside the optimizer, so its latent weights no longer "
+                "belong to it; load weights before the QuantizedOptimizer is made, or load its own state_dict"
+            )
+        return state["latent"]
+
+    def _quantized_parameters(self) -> Iterator[tuple[dict, Tensor]]:
+        for group in self.param_groups:
+            if group["quantize"]:
+                for p in group["params"]:
+                    yield group, p
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One training step; returns the closure's loss where a closure is given."""
+        if self._view is not None:
+            raise RuntimeError(
+                f"step() inside `with optimizer.{self._view}():` would train the {self._view} weights; leave the block first"
+            )
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        parameters = [(group, p) for group, p in self._quantized_parameters() if p.grad is not None]
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if gradients and not torch.stack([g.isfinite().all() for g in gradients]).all():
+            bad = next(g for g in gradients if not g.isfinite().all())
+            raise FloatingPointError(
+                f"the gradient of a parameter of shape {tuple(bad.shape)} has {int((~bad.isfinite()).sum())} entries that are "
+                "NaN or infinite; no parameter was changed (lower the learning rate, or look for a division by zero)"
+            )
+        for group in self.param_groups:
+            if group["quantize"]:
+                self.method.check(group["levels"], group["lr"])
+        latents = [self._latent(p) for _, p in parameters]
+        gradients = [p.grad for _, p in parameters]
+        for (group, p), latent in zip(parameters, latents, strict=True):
+            p.grad = -self.method.direction(p.grad, latent, group["levels"], self.state[p])
+            if latent is not p:
+                p.copy_(latent)
+        self.base.step()
+        for (group, p), gradient in zip(parameters, gradients, strict=True):
+            p.grad = gradient  # what a caller logs afterwards is the loss's gradient
+            latent = self.method.after_step(p.detach(), group["levels"], self.state[p], group["lr"])
+            self._store(p, latent if self.method.forward_is_latent else latent.clone(), group)
+        return loss
+
+    @contextmanager
+    def _show(self, view: str, weights: Callable[[Tensor, dict], Tensor]) -> Iterator[None]:
+        if self._view is not None:
+            raise RuntimeError(f"already inside `with optimizer.{self._view}():`")
+        held = []
+        with torch.no_grad():
+            for group, p in self._quantized_parameters():
+                shown = weights(self._latent(p), group)
+                held.append((p, p.detach().clone()))
+                p.copy_(shown)
+        self._view = view
+        try:
+            yield
+        finally:
+            self._view = None
+            with torch.no_grad():
+                for p, value in held:
+                    p.copy_(value)
+                    if not self.method.forward_is_latent:
+                        self.state[p]["version"] = p._version
+
+    def quantized(self):
+        """Context in which every quantised parameter lies exactly on its levels (the latent weights, rounded)."""
+        return self._show("quantized", lambda latent, group: group["levels"].nearest(latent))
+
+    def latent(self):
+        """Context in which every quantised parameter holds its latent weights."""
+        return self._show("latent", lambda latent, group: latent)
+
+    def state_dict(self) -> dict:
+        """Everything a resumed run needs: the base optimizer's state, latent weights, dual variables, annealing."""
+        index = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
+        base = self.base.state_dict()
+        for group in base["param_groups"]:
+            group["levels"] = group["levels"].values  # plain numbers: torch.load reads them without custom classes
+        return {
+            "base": base,
+            "weights": {
+                index[p]: {k: v for k, v in self.state[p].items() if k != "version"}
+                for _, p in self._quantized_parameters()
+            },
+            "method": self.method.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore `state_dict`. Load the model's own state_dict first: it carries the weights of the other parameters."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        groups = [{**group, "levels": Levels(group["levels"])} for group in state_dict["base"]["param_groups"]]
+        self.base.load_state_dict({**state_dict["base"], "param_groups": groups})
+        self.param_groups = self.base.param_groups
+        self.method.load_state_dict(state_dict["method"])
+        for i, saved in state_dict["weights"].items():
+            p = parameters[i]
+            self.state[p] = {
+                k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k, v in saved.items()
+            }
+            if not self.method.forward_is_latent:
+                self.state[p]["version"] = p._version

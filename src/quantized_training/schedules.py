@@ -1,0 +1,58 @@
+"""Schedules k -> value for step sizes, epsilon and regularisation strengths. Every one is a callable of the index k = 0, 1, ..."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Constant:
+    """value at every k."""
+
+    value: float
+
+    def __call__(self, k: int) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Harmonic:
+    """initial / (k + 1): the step sizes of the paper's Assumption 7(b)."""
+
+    initial: float
+
+    def __call__(self, k: int) -> float:
+        return self.initial / (k + 1)
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """initial * ratio^k: the paper's annealing of epsilon with ratio 0.88 (called "logarithmic" there)."""
+
+    initial: float
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio={self.ratio}: allowed is 0 < ratio <= 1")
+
+    def __call__(self, k: int) -> float:
+        return self.initial * self.ratio**k
+
+
+@dataclass(frozen=True)
+class Linear:
+    """slope * k: the growing regularisation strength of ProxQuant (Bai et al., 2018)."""
+
+    slope: float
+
+    def __call__(self, k: int) -> float:
+        return self.slope * k
+
+
+Schedule = Constant | Harmonic | Geometric | Linear
+
+
+def as_schedule(value: float | Schedule) -> Schedule:
+    """A number becomes a constant schedule; a schedule is returned as it is."""
+    return value if callable(value) else Constant(float(value))
