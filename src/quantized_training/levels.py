@@ -12,7 +12,8 @@ from torch import Tensor
 
 @lru_cache(maxsize=256)
 def _on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # autograd could never use a cached tensor that was made in inference mode
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,11 @@ class Levels:
 
     def tensor(self, like: Tensor) -> Tensor:
         """The levels as a tensor of shape (K,) with the dtype and device of `like`."""
-        return _on(self.values, like.dtype, like.device)
+        return _on(self.values, like.dtype, like.device).clone()
 
     def cell(self, w: Tensor) -> Tensor:
         """Index 0 .. K-1 of the level nearest to each weight; a midpoint belongs to the upper level."""
-        return torch.bucketize(w, _on(self.midpoints, w.dtype, w.device), right=True)
+        return torch.bucketize(w.contiguous(), _on(self.midpoints, w.dtype, w.device), right=True)
 
     def nearest(self, w: Tensor) -> Tensor:
         """Each weight rounded to its nearest level: shape, dtype and device of `w`.
@@ -96,13 +97,13 @@ class Levels:
         A midpoint is rounded up, which for {-1, +1} is equation (1): sign(w) with sign(0) = +1.
         """
         if len(self.values) == 2:  # the hot path of every binary method
-            low, high = self.values
-            return torch.where(w >= self.midpoints[0], high, low).to(w.dtype)
-        return self.tensor(w)[self.cell(w)]
+            low, high = _on(self.values, w.dtype, w.device)
+            return torch.where(w >= self.midpoints[0], high, low)
+        return _on(self.values, w.dtype, w.device)[self.cell(w)]
 
     def gap(self, w: Tensor) -> Tensor:
         """Index j of the interval that contains each weight: 0 below q_1, j on [q_j, q_(j+1)), K from q_K on."""
-        return torch.bucketize(w, self.tensor(w), right=True)
+        return torch.bucketize(w.contiguous(), _on(self.values, w.dtype, w.device), right=True)
 
     def clip(self, w: Tensor) -> Tensor:
         """Each weight clipped to the hull [q_1, q_K]."""

@@ -17,10 +17,9 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
     For {-1, +1} this is (4): +1 with probability sigma(w) = max(0, min((w + 1)/2, 1)). `uniform` has w's shape and
     holds independent draws from [0, 1).
     """
-    low, high = levels.hull
-    if len(levels.values) == 2:
-        return torch.where(uniform < (w - low) / (high - low), high, low).to(w.dtype)
     q = levels.tensor(w)
+    if len(levels.values) == 2:
+        return torch.where(uniform < (w - q[0]) / (q[1] - q[0]), q[1], q[0])
     below = (levels.gap(w) - 1).clamp(0, len(levels.values) - 2)
     a, b = q[below], q[below + 1]
     return torch.where(uniform < (w - a) / (b - a), b, a)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,15 +19,19 @@ def prox_l1(w: Tensor, levels: Levels, strength: float) -> Tensor:
     """
     q = levels.nearest(w)
     r = w - q
-    return q + r.sign() * (r.abs() - strength).clamp_min(0)
+    return torch.where(r.abs() <= strength, q, w - strength * r.sign())  # strength 0 leaves w bit for bit
 
 
-def prox_l2(w: Tensor, levels: Levels, strength: float) -> Tensor:
-    """Proximal operator of strength * min_q ||w - q||_2 (not squared, as printed): the whole tensor moves as one block."""
+def prox_l2(w: Tensor, levels: Levels, strength: float, dim: tuple[int, ...] | None = None) -> Tensor:
+    """Proximal operator of strength * min_q ||w - q||_2 (not squared, as printed): the whole tensor moves as one block.
+
+    dim: the dimensions that form one block, by default all of them.
+    """
     q = levels.nearest(w)
     r = w - q
-    norm = torch.linalg.vector_norm(r)
-    return q + r * (1 - strength / norm.clamp_min(torch.finfo(w.dtype).tiny)).clamp_min(0)
+    # torch reads dim=() as "all dimensions"; here it means that every weight is a block
+    norm = r.abs() if dim == () else torch.linalg.vector_norm(r, dim=dim, keepdim=dim is not None)
+    return torch.where(norm <= strength, q, w - r * (strength / norm))
 
 
 def prox_squared_l2(w: Tensor, levels: Levels, strength: float) -> Tensor:
@@ -33,7 +39,7 @@ def prox_squared_l2(w: Tensor, levels: Levels, strength: float) -> Tensor:
     return (w + 2 * strength * levels.nearest(w)) / (1 + 2 * strength)
 
 
-PROX = {"l1": prox_l1, "l2": prox_l2, "squared_l2": prox_squared_l2}
+NORMS = ("l1", "l2", "squared_l2")
 
 
 class ProxQuant(Method):
@@ -41,17 +47,27 @@ class ProxQuant(Method):
 
     strength: lambda_k as a number or a schedule of the annealing index (`anneal` advances it); the prox parameter is
     lr * lambda_k. norm: "l1", "l2" (unsquared, one block per parameter tensor) or "squared_l2".
-    Raises ValueError for an unknown norm or a negative strength.
+    ensemble: the first dimension of every parameter counts independent runs, each a block of its own under "l2".
+    Raises ValueError for an unknown norm, and for a strength that is negative or not finite.
     """
 
-    def __init__(self, levels: Levels, strength: float | Schedule = Linear(1e-4), norm: str = "l1") -> None:
+    def __init__(
+        self,
+        levels: Levels,
+        strength: float | Schedule = Linear(1e-4),
+        norm: str = "l1",
+        ensemble: bool = False,
+    ) -> None:
         super().__init__(levels)
-        if norm not in PROX:
-            raise ValueError(f"norm={norm!r}: allowed are {', '.join(map(repr, PROX))}")
+        if norm not in NORMS:
+            raise ValueError(f"norm={norm!r}: allowed are {', '.join(map(repr, NORMS))}")
         self.strength = as_schedule(strength)
-        if self.strength(0) < 0 or self.strength(1) < 0:
-            raise ValueError(f"strength={strength}: a regularisation strength cannot be negative")
-        self.norm = norm
+        if not all(0 <= self.strength(k) < math.inf for k in (0, 1)):
+            raise ValueError(f"strength={strength}: a regularisation strength is finite and not negative")
+        self.norm, self.ensemble = norm, ensemble
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
-        return PROX[self.norm](w, levels, lr * self.strength(self.t))
+        strength = lr * self.strength(self.t)
+        if self.norm == "l2":
+            return prox_l2(w, levels, strength, dim=tuple(range(1, w.ndim)) if self.ensemble else None)
+        return (prox_l1 if self.norm == "l1" else prox_squared_l2)(w, levels, strength)

@@ -1,0 +1,271 @@
+"""Task I (paper, section 6): logistic regression with d = 10 one-bit weights and a known optimal sign vector.
+
+Every seed has its own data set, optimal vector, initial weights, batch order and rounding noise, drawn from one generator
+per seed; all seeds train in one tensor program, because every method works weight by weight. Shapes: S seeds, n samples,
+d weights, T steps. A set that all seeds share has 1 in place of S.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+from tqdm.auto import tqdm
+
+from ..levels import Levels
+from ..constraints import PHI, PSI
+from ..methods import (
+    SGDA,
+    ASkew,
+    BinaryConnect,
+    FullPrecision,
+    Method,
+    ProxQuant,
+    StraightThrough,
+)
+from ..optimizer import QuantizedOptimizer
+from ..schedules import Geometric, Linear, Schedule, as_schedule
+
+SAMPLES, DIMENSION, BATCH, EPOCHS = 6000, 10, 1000, 25
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Everything random in Task I, drawn in advance so that every method sees the same draws.
+
+    z: y_i * x_i, (S or 1, n, d); the logistic loss needs nothing else. w_star: (S or 1, d). initial: (S, d).
+    order: batch order, (S or 1, epochs, n). uniform: rounding noise of stochastic BinaryConnect, (S, T + 1, d).
+    """
+
+    seeds: tuple[int, ...]
+    z: Tensor
+    w_star: Tensor
+    initial: Tensor
+    order: Tensor
+    uniform: Tensor
+    batch: int
+
+    @property
+    def steps(self) -> int:
+        return self.order.shape[1] * (self.order.shape[2] // self.batch)
+
+    def __getitem__(self, seeds: slice) -> Ensemble:
+        """The sub-ensemble of some seeds, e.g. ensemble[3:4] for a single run."""
+
+        def part(t: Tensor) -> Tensor:
+            return t if t.shape[0] == 1 else t[seeds]
+
+        return Ensemble(
+            self.seeds[seeds], part(self.z), part(self.w_star), self.initial[seeds], part(self.order),
+            self.uniform[seeds], self.batch,
+        )  # fmt: skip
+
+    def batches(self) -> Iterator[Tensor]:
+        """The T batches in order, each (S or 1, batch, d), all in the same memory: use one before asking for the next."""
+        sets, n, d = self.z.shape
+        rows = self.z.reshape(sets * n, d)  # index_select on rows is four times as fast as indexing by (seed, row)
+        offset = torch.arange(sets).unsqueeze(1) * n
+        out = rows.new_empty(sets * self.batch, d)
+        for epoch in range(self.order.shape[1]):
+            for start in range(0, n - self.batch + 1, self.batch):
+                index = self.order[:, epoch, start : start + self.batch].long() + offset
+                yield torch.index_select(rows, 0, index.view(-1), out=out).view(sets, self.batch, d)
+
+
+def draw(
+    seeds: int | range,
+    shared: bool = False,
+    n: int = SAMPLES,
+    d: int = DIMENSION,
+    batch: int = BATCH,
+    epochs: int = EPOCHS,
+    init_range: float | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Ensemble:
+    """Draw Task I for several seeds: x uniform on [-1, 1]^d, y = +1 with probability 1/(1 + exp(-x'w*)), else -1.
+
+    shared: one data set and batch order (the first seed's) for all seeds; initial weights and rounding noise stay their
+    own. init_range: initial weights are uniform on [-init_range, init_range]; default 1/sqrt(d), torch's for a linear
+    layer. Raises ValueError when a batch does not fit into the data.
+    """
+    if not 0 < batch <= n:
+        raise ValueError(f"batch={batch}: allowed is 1 to n={n}")
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    bound = d**-0.5 if init_range is None else init_range
+    steps = epochs * (n // batch)
+    parts: list[tuple[Tensor, ...]] = []
+    for i, seed in enumerate(seeds):
+        g = torch.Generator().manual_seed(seed)
+        initial = (torch.rand(d, generator=g, dtype=dtype) * 2 - 1) * bound
+        uniform = torch.rand(steps + 1, d, generator=g, dtype=dtype)
+        data: tuple[Tensor, ...] = ()
+        if i == 0 or not shared:
+            x = torch.rand(n, d, generator=g, dtype=dtype) * 2 - 1
+            w_star = torch.randint(0, 2, (d,), generator=g).to(dtype) * 2 - 1
+            positive = torch.rand(n, generator=g, dtype=dtype) < torch.sigmoid(x @ w_star)
+            z = torch.where(positive.unsqueeze(1), x, -x)
+            order = torch.stack([torch.randperm(n, generator=g) for _ in range(epochs)])
+            data = (z, w_star, order.to(torch.int16 if n < 2**15 else torch.int64))
+        parts.append((initial, uniform, *data))
+    initial, uniform = (torch.stack([p[k] for p in parts]) for k in (0, 1))
+    z, w_star, order = (torch.stack([p[k] for p in parts if len(p) > 2]) for k in (2, 3, 4))
+    return Ensemble(tuple(seeds), z, w_star, initial, order, uniform, batch)
+
+
+def _margins(w: Tensor, z: Tensor, out: Tensor | None = None) -> Tensor:
+    """y_i x_i'w for every seed: (S, n) from w (S, d) and z (S or 1, n, d)."""
+    if z.shape[0] == 1:  # one data set: a single matrix product for all seeds
+        return torch.mm(w, z[0].mT, out=out)
+    return torch.bmm(z, w.unsqueeze(-1), out=None if out is None else out.unsqueeze(-1)).squeeze(-1)
+
+
+def loss(w: Tensor, z: Tensor) -> Tensor:
+    """Mean logistic loss log(1 + exp(-y x'w)) of each seed: (S,) from w (S, d) and z (S or 1, n, d)."""
+    return softplus(_margins(-w, z)).mean(-1)
+
+
+def gradient(w: Tensor, z: Tensor, out: Tensor | None = None) -> Tensor:
+    """Gradient of `loss` for each seed, in closed form: (S, d). `out`: scratch memory (S, n), written over."""
+    p = _margins(-w, z, out).sigmoid_()
+    summed = p @ z[0] if z.shape[0] == 1 else torch.bmm(p.unsqueeze(1), z).squeeze(1)
+    return summed / -z.shape[1]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One method on every seed. latent: (T + 1, S, d), from the initial weights on. point: where the gradient was taken,
+    (T, S, d). gradient: there, on that step's batch, (T, S, d)."""
+
+    latent: Tensor
+    point: Tensor
+    gradient: Tensor
+
+
+def train(
+    make: Callable[[Ensemble], Method],
+    ensemble: Ensemble,
+    lr: float | Schedule = 1.0,
+    record: bool = True,
+    progress: str | None = None,
+    chunk: int = 64,
+) -> Trajectory | Tensor:
+    """Train every seed of the ensemble with SGD; the method anneals once per epoch.
+
+    make: builds the method for an ensemble, e.g. METHODS["ASkewSGD"] (stochastic BinaryConnect needs its pre-drawn noise).
+    record: return the whole Trajectory; otherwise only the last latent weights (S, d). progress: label of a progress bar.
+    chunk: seeds with data sets of their own train this many at a time, so that the data stays in the processor's cache.
+    """
+    if len(ensemble.z) == 1:
+        chunk = len(ensemble.seeds)
+    parts = [ensemble[i : i + chunk] for i in range(0, len(ensemble.seeds), chunk)]
+    with tqdm(desc=progress, total=len(parts) * ensemble.steps, disable=progress is None, leave=False) as bar:
+        runs = [_train(make(part), part, as_schedule(lr), record, bar) for part in parts]
+    if record:
+        fields = ([getattr(run, name) for run in runs] for name in ("latent", "point", "gradient"))
+        return Trajectory(*(torch.cat(field, dim=1) for field in fields))
+    return torch.cat(runs)
+
+
+def _train(method: Method, ensemble: Ensemble, lr: Schedule, record: bool, bar: tqdm) -> Trajectory | Tensor:
+    w = torch.nn.Parameter(ensemble.initial.clone())
+    optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=lr(0)), method)
+    per_epoch = ensemble.order.shape[2] // ensemble.batch
+    scratch = ensemble.initial.new_empty(len(ensemble.seeds), ensemble.batch)
+    latents, points, gradients = [ensemble.initial], [], []
+    for k, z in enumerate(ensemble.batches()):
+        optimizer.param_groups[0]["lr"] = lr(k)
+        w.grad = gradient(w.detach(), z, scratch)
+        if record:
+            points.append(w.detach().clone())
+            gradients.append(w.grad)
+        optimizer.step()
+        if record:
+            with optimizer.latent():
+                latents.append(w.detach().clone())
+        if (k + 1) % per_epoch == 0:
+            method.anneal()
+        bar.update()
+    if record:
+        return Trajectory(torch.stack(latents), torch.stack(points), torch.stack(gradients))
+    with optimizer.latent():
+        return w.detach().clone()
+
+
+def batch_losses(weights: dict[str, Tensor], ensemble: Ensemble) -> dict[str, Tensor]:
+    """Loss of weights[name][k], (T, S, d), on the k-th batch: name -> (T, S)."""
+    losses: dict[str, list[Tensor]] = {name: [] for name in weights}
+    for k, z in enumerate(ensemble.batches()):
+        for name, w in weights.items():
+            losses[name].append(loss(w[k], z))
+    return {name: torch.stack(values) for name, values in losses.items()}
+
+
+def rounding_noise(ensemble: Ensemble):
+    """The pre-drawn uniforms for `BinaryConnect(uniform=...)`, one (S, d) slice per rounding."""
+    slices = iter(ensemble.uniform.unbind(1))
+    return lambda w: next(slices)
+
+
+def sign_vectors(d: int = DIMENSION, dtype: torch.dtype = torch.float64) -> Tensor:
+    """All 2^d admissible weight vectors, (2^d, d)."""
+    return torch.tensor(list(itertools.product((-1.0, 1.0), repeat=d)), dtype=dtype)
+
+
+def best_sign_vector(ensemble: Ensemble) -> tuple[Tensor, Tensor]:
+    """The best of all 2^d sign vectors on each whole data set: its loss (S,) and the vector (S, d).
+
+    Half the vectors are enough for both signs, since log(1 + e^m) = log(1 + e^-m) + m; the search runs in float32, whose
+    error of 1e-7 is far below the gap of about 0.1 to the second best, the loss of the winner in the data's precision.
+    """
+    half = sign_vectors(ensemble.z.shape[2], torch.float32)[: 2 ** (ensemble.z.shape[2] - 1)]
+    candidates = torch.cat([half, -half]).to(ensemble.z.dtype)
+    best = []
+    for z in ensemble.z.float():
+        margins = half @ z.mT
+        mean, plus = margins.mean(-1), softplus(margins.neg_()).mean(-1)
+        best.append(torch.cat([plus, plus + mean]).argmin())
+    vectors = candidates[torch.stack(best)]
+    return loss(vectors, ensemble.z), vectors
+
+
+def empirical_minimum(ensemble: Ensemble, iterations: int = 12) -> Tensor:
+    """The unconstrained minimiser of the loss on each whole data set, by Newton's method from w*: (S, d)."""
+    w, z = ensemble.w_star.clone(), ensemble.z
+    for _ in range(iterations):
+        p = torch.sigmoid(-_margins(w, z))
+        hessian = torch.einsum("sn,sni,snj->sij", p * (1 - p), z, z) / z.shape[1]
+        w = w - torch.linalg.solve(hessian, gradient(w, z))
+    return w
+
+
+def distance(w: Tensor, w_star: Tensor) -> Tensor:
+    """||w - w*||_2 over the last dimension."""
+    return torch.linalg.vector_norm(w - w_star, dim=-1)
+
+
+def direction_distance(w: Tensor, w_star: Tensor) -> Tensor:
+    """|| w/||w|| - w*/||w*|| ||_2: what remains of the distance when the length of w does not count."""
+    return distance(torch.nn.functional.normalize(w, dim=-1), torch.nn.functional.normalize(w_star, dim=-1))
+
+
+BINARY = Levels.binary()
+ANNEALING = Geometric(1.0, 0.88)  # the paper's 0.88^t, one round per epoch; t = 0 is the largest legal value itself
+
+#: Every method on Task I as the paper sets it (alpha 0.1, clip 1); what it leaves open is chosen in the chapter.
+METHODS: dict[str, Callable[[Ensemble], Method]] = {
+    "Full precision": lambda e: FullPrecision(BINARY),
+    "BinaryConnect": lambda e: BinaryConnect(BINARY, uniform=rounding_noise(e)),
+    "BinaryConnect (deterministic)": lambda e: BinaryConnect(BINARY, stochastic=False),
+    "Straight-through": lambda e: StraightThrough(BINARY),
+    "ProxQuant (L1)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l1"),
+    "ProxQuant (L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l2", ensemble=True),
+    "ProxQuant (squared L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "squared_l2"),
+    "ASkewSGD": lambda e: ASkew(BINARY, PSI, alpha=0.1, clip=1.0, epsilon=ANNEALING, merged=True),
+    "Modified ASkewSGD": lambda e: ASkew(BINARY, PHI, alpha=0.1, clip=1.0, epsilon=ANNEALING, merged=True),
+    "SGDA (ε = 0.01)": lambda e: SGDA(BINARY, epsilon=0.01, dual_lr=1e-3),
+    "SGDA (ε = 0.5)": lambda e: SGDA(BINARY, epsilon=0.5, dual_lr=1e-3),
+}
