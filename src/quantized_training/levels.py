@@ -12,7 +12,7 @@ from torch import Tensor
 
 @lru_cache(maxsize=256)
 def _on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # autograd could never use a cached tensor that was made in inference mode
+    with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
         return torch.tensor(values, dtype=dtype, device=device)
 
 

@@ -28,29 +28,46 @@ class QuantizedOptimizer(torch.optim.Optimizer):
     def __init__(self, base: torch.optim.Optimizer, method: Method) -> None:
         if isinstance(base, QuantizedOptimizer) or not isinstance(base, torch.optim.Optimizer):
             raise TypeError(f"base must be an ordinary torch optimizer, got {type(base).__name__}")
+        if not isinstance(method, Method):
+            raise TypeError(f"method must be a Method object, e.g. BinaryConnect(levels), got {method!r}")
+        if isinstance(base, torch.optim.LBFGS):
+            raise TypeError("LBFGS evaluates its closure at points of its own choice, past the method; use another base")
         self.base, self.method = base, method
         self._view: str | None = None
         self._linked = False
         super().__init__(base.param_groups, {})
-        self.param_groups = base.param_groups
+        self.param_groups, self.defaults = base.param_groups, base.defaults
         self._linked = True
         for group in self.param_groups:
-            self._prepare(group)
+            self._check(group)
+        for group in self.param_groups:
+            self._adopt(group)
 
     def add_param_group(self, param_group: dict) -> None:
         """As in torch; the group is added to the base optimizer, too."""
         if not self._linked:  # torch's constructor collects the groups of `base` through this method
             return super().add_param_group(param_group)
         self.base.add_param_group(param_group)
-        self._prepare(self.param_groups[-1])
+        try:
+            self._check(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+        self._adopt(self.param_groups[-1])
 
-    @torch.no_grad()
-    def _prepare(self, group: dict) -> None:
+    def _check(self, group: dict) -> None:
+        """Complete a parameter group's settings; raise where the method cannot work with them."""
         group.setdefault("quantize", True)
         if not isinstance(group.setdefault("levels", self.method.levels), Levels):
             raise TypeError(f"a parameter group's levels must be a Levels object, got {group['levels']!r}")
+        if group.get("maximize"):
+            raise ValueError("maximize=True: the methods minimise; negate the loss instead")
         if group["quantize"]:
             self.method.check(group["levels"], group["lr"])
+
+    @torch.no_grad()
+    def _adopt(self, group: dict) -> None:
+        if group["quantize"]:
             for p in group["params"]:
                 self._store(p, p.detach().clone(), group)
 
@@ -108,9 +125,12 @@ class QuantizedOptimizer(torch.optim.Optimizer):
             p.grad = -self.method.direction(p.grad, latent, group["levels"], self.state[p])
             if latent is not p:
                 p.copy_(latent)
-        self.base.step()
-        for (group, p), gradient in zip(parameters, gradients, strict=True):
-            p.grad = gradient  # what a caller logs afterwards is the loss's gradient
+        try:
+            self.base.step()
+        finally:  # what a caller logs afterwards is the loss's gradient
+            for (_, p), gradient in zip(parameters, gradients, strict=True):
+                p.grad = gradient
+        for group, p in parameters:
             latent = self.method.after_step(p.detach(), group["levels"], self.state[p], group["lr"])
             self._store(p, latent if self.method.forward_is_latent else latent.clone(), group)
         return loss
@@ -119,12 +139,12 @@ class QuantizedOptimizer(torch.optim.Optimizer):
     def _show(self, view: str, weights: Callable[[Tensor, dict], Tensor]) -> Iterator[None]:
         if self._view is not None:
             raise RuntimeError(f"already inside `with optimizer.{self._view}():`")
-        held = []
+        # _latent may raise, so all of them come before the first change
+        latents = [(group, p, self._latent(p)) for group, p in self._quantized_parameters()]
+        held = [(p, p.detach().clone()) for _, p, _ in latents]
         with torch.no_grad():
-            for group, p in self._quantized_parameters():
-                shown = weights(self._latent(p), group)
-                held.append((p, p.detach().clone()))
-                p.copy_(shown)
+            for group, p, latent in latents:
+                p.copy_(weights(latent, group))
         self._view = view
         try:
             yield
@@ -156,12 +176,18 @@ class QuantizedOptimizer(torch.optim.Optimizer):
                 index[p]: {k: v for k, v in self.state[p].items() if k != "version"}
                 for _, p in self._quantized_parameters()
             },
+            "kind": type(self.method).__name__,
             "method": self.method.state_dict(),
         }
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore `state_dict`. Load the model's own state_dict first: it carries the weights of the other parameters."""
+        if self._view is not None:
+            raise RuntimeError(f"load_state_dict() inside `with optimizer.{self._view}():`: leave the block first")
+        kind = type(self.method).__name__
+        if state_dict["kind"] != kind:
+            raise ValueError(f"this state belongs to the method {state_dict['kind']}, the optimizer runs {kind}")
         parameters = [p for group in self.param_groups for p in group["params"]]
         groups = [{**group, "levels": Levels(group["levels"])} for group in state_dict["base"]["param_groups"]]
         self.base.load_state_dict({**state_dict["base"], "param_groups": groups})

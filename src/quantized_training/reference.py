@@ -1,9 +1,9 @@
 """Every equation written out: plain Python floats, one coordinate at a time, the paper's symbols.
 
-Slow on purpose. The tests hold the tensor code equal to this file; read it beside the paper. Arguments, in the paper's
-letters: w a weight, Q its levels q_1 < ... < q_K, G the stochastic gradient of the loss at the point named, gamma (or eta)
-the step size, psi and phi the constraints (19) and (22), s the velocity. "Repaired" marks a slip of the paper that the
-errata page explains.
+Slow on purpose. The tests hold the tensor code equal to this file; read it beside the paper. In the paper's
+letters: w a weight, Q its levels q_1 < ... < q_K, G the stochastic gradient of the loss at the point named,
+gamma (or eta) the step size, eps the tolerance, lam strength (6) or multipliers (section 5), g and
+dg a constraint, (19) or (22), and its derivative. "Repaired" marks a slip of the paper.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def binarize(w: float, u: float) -> float:
 
 
 def probability_up(w: float, a: float, b: float) -> float:
-    """(4) for neighbouring levels a < b: the probability of b, so that the expectation is w wherever a <= w <= b."""
+    """(4) for neighbouring levels a < b: the probability of b; the expectation is w wherever a <= w <= b."""
     return max(0.0, min((w - a) / (b - a), 1.0))
 
 
 def stochastic(w: float, Q: Sequence[float], u: float) -> float:
-    """(4) for any levels: up or down inside the gap that contains w; beyond the outer levels, the outer level."""
+    """(4) for any levels: up or down in the gap that contains w; beyond the outer levels, the outer level."""
     for a, b in zip(Q, Q[1:], strict=False):
         if w < b:
             return b if u < probability_up(w, a, b) else a
@@ -52,7 +52,8 @@ def stochastic(w: float, Q: Sequence[float], u: float) -> float:
 
 
 def mask(w: float, Q: Sequence[float]) -> float:
-    """(3): 1(w), 1 where q_1 <= w <= q_K and 0 otherwise. It is the derivative of the hard tanh, not of the clipped ReLU."""
+    """(3): the indicator 1(w), for {-1, +1} that of |w| <= 1. Repaired in name only: it is the derivative of
+    the hard tanh, not of the clipped ReLU."""
     return 1.0 if Q[0] <= w <= Q[-1] else 0.0
 
 
@@ -78,7 +79,7 @@ def prox_l1(w: float, Q: Sequence[float], lam: float) -> float:
 
 
 def prox_l2(w: Sequence[float], Q: Sequence[float], lam: float) -> list[float]:
-    """(6) with R(w) = min_q ||w - q||_2, not squared, as printed: the only equation here that couples the coordinates."""
+    """(6) with R(w) = min_q ||w - q||_2, not squared, as printed: one block for all coordinates."""
     q = [nearest(x, Q) for x in w]
     norm = math.sqrt(sum((x - y) ** 2 for x, y in zip(w, q, strict=True)))
     if norm <= lam:
@@ -87,7 +88,7 @@ def prox_l2(w: Sequence[float], Q: Sequence[float], lam: float) -> list[float]:
 
 
 def prox_squared_l2(w: float, Q: Sequence[float], lam: float) -> float:
-    """(6) with R(w) = min_q ||w - q||_2^2, the form usually quoted: a weighted mean of w and its nearest level."""
+    """(6) with R(w) = min_q ||w - q||_2^2, the form usually quoted: a mean of w and its nearest level."""
     return (w + 2 * lam * nearest(w, Q)) / (1 + 2 * lam)
 
 
@@ -135,7 +136,7 @@ def phi_prime(w: float, Q: Sequence[float], eps: float = 0.0) -> float:
 
 
 def f(w: float, Q: Sequence[float], eps: float) -> list[float]:
-    """Section 5: the pieces f_1 .. f_(K+1) of (22), each continued to the whole line; their minimum is phi."""
+    """Section 5: the pieces f_1 .. f_(K+1) of (22), continued to the whole line; their minimum is phi."""
     middle = [eps - (a - w) * (w - b) for a, b in zip(Q, Q[1:], strict=False)]
     return [eps - (Q[0] - w), *middle, eps - (w - Q[-1])]
 
@@ -148,7 +149,9 @@ def f_prime(w: float, Q: Sequence[float]) -> list[float]:
 # The velocity of ASkewSGD
 
 
-def velocity_printed(G: float, w: float, Q: Sequence[float], eps: float, alpha: float, g: Function, dg: Function) -> float:
+def velocity_printed(
+    G: float, w: float, Q: Sequence[float], eps: float, alpha: float, g: Function, dg: Function
+) -> float:
     """The rule below (21) as printed. Where g(w) = 0 its "> 0" is never met, and the weight freezes."""
     if g(w, Q, eps) > 0 or -dg(w, Q, eps) * G >= -alpha * g(w, Q, eps) > 0:
         return -G
@@ -156,12 +159,19 @@ def velocity_printed(G: float, w: float, Q: Sequence[float], eps: float, alpha: 
 
 
 def velocity(
-    G: float, w: float, Q: Sequence[float], eps: float, alpha: float, g: Function, dg: Function, M: float = math.inf
+    G: float,
+    w: float,
+    Q: Sequence[float],
+    eps: float,
+    alpha: float,
+    g: Function,
+    dg: Function,
+    M: float = math.inf,
 ) -> float:
     """The rule below (21), repaired: without its "> 0" it is the projection of -G on (20), on the edges, too.
 
-    Completed where the paper is silent: the push, not the gradient, is clipped at M; at a midpoint, where (20) is empty,
-    the push goes right with size M; where intervals just touch (g = g' = 0) nothing is constrained.
+    Completed where the paper is silent: the push, not the gradient, is clipped at M; at a midpoint, where (20)
+    is empty, the push goes right with size M; where intervals just touch (g = g' = 0) nothing is constrained.
     """
     value, slope = g(w, Q, eps), dg(w, Q, eps)
     if value > 0 or value == slope == 0:
@@ -198,12 +208,12 @@ def straight_through_step(w: float, G: float, Q: Sequence[float], gamma: float) 
 
 
 def kbit_point(w: float, Q: Sequence[float], k: int) -> float:
-    """(5), with the hull [q_1, q_K] mapped on its domain [0, 1] (our choice) and its integers on the levels."""
+    """(5), with the hull [q_1, q_K] mapped on [0, 1] (our choice) and its integers on the levels."""
     return Q[kbit((clip(w, Q) - Q[0]) / (Q[-1] - Q[0]), k) + 2 ** (k - 1)]
 
 
 def prox_quant_step(w: float, G: float, Q: Sequence[float], eta: float, lam: float, norm: str) -> float:
-    """(6): a gradient step, then the proximal operator with parameter eta lam; "l2" for a tensor of one weight."""
+    """(6): a gradient step, then the prox with parameter eta lam; "l2" for a tensor of one weight."""
     w = w - eta * G
     if norm == "l2":
         return prox_l2([w], Q, eta * lam)[0]
@@ -211,16 +221,31 @@ def prox_quant_step(w: float, G: float, Q: Sequence[float], eta: float, lam: flo
 
 
 def askew_step(
-    w: float, G: float, Q: Sequence[float], gamma: float, eps: float, alpha: float, g: Function, dg: Function, M: float
+    w: float,
+    G: float,
+    Q: Sequence[float],
+    gamma: float,
+    eps: float,
+    alpha: float,
+    g: Function,
+    dg: Function,
+    M: float,
 ) -> float:
     """Algorithm 1, lines 4 and 5."""
     return w + gamma * velocity(G, w, Q, eps, alpha, g, dg, M)
 
 
 def sgda_step(
-    w: float, lam: Sequence[float], G: float, Q: Sequence[float], eta_x: float, eta_lam: float, eps: float, D: float
+    w: float,
+    lam: Sequence[float],
+    G: float,
+    Q: Sequence[float],
+    eta_x: float,
+    eta_lam: float,
+    eps: float,
+    D: float,
 ) -> tuple[float, list[float]]:
-    """Algorithm 2, lines 5 and 6: both from the same (w, lambda); P projects every multiplier on [0, D] (our choice)."""
+    """Algorithm 2, lines 5 and 6, from the same (w, lambda); P projects on [0, D] each (our choice)."""
     dL_dw = G - sum(x * y for x, y in zip(lam, f_prime(w, Q), strict=True))
     dL_dlam = [-y for y in f(w, Q, eps)]
     return w - eta_x * dL_dw, [min(max(x + eta_lam * y, 0.0), D) for x, y in zip(lam, dL_dlam, strict=True)]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
-from tqdm.auto import tqdm
 
 from ..levels import Levels
 from ..constraints import PHI, PSI
@@ -71,7 +70,7 @@ class Ensemble:
         offset = torch.arange(sets).unsqueeze(1) * n
         out = rows.new_empty(sets * self.batch, d)
         for epoch in range(self.order.shape[1]):
-            for start in range(0, n - self.batch + 1, self.batch):
+            for start in range(0, self.order.shape[2] - self.batch + 1, self.batch):
                 index = self.order[:, epoch, start : start + self.batch].long() + offset
                 yield torch.index_select(rows, 0, index.view(-1), out=out).view(sets, self.batch, d)
 
@@ -150,27 +149,25 @@ def train(
     ensemble: Ensemble,
     lr: float | Schedule = 1.0,
     record: bool = True,
-    progress: str | None = None,
     chunk: int = 64,
 ) -> Trajectory | Tensor:
     """Train every seed of the ensemble with SGD; the method anneals once per epoch.
 
     make: builds the method for an ensemble, e.g. METHODS["ASkewSGD"] (stochastic BinaryConnect needs its pre-drawn noise).
-    record: return the whole Trajectory; otherwise only the last latent weights (S, d). progress: label of a progress bar.
+    record: return the whole Trajectory; otherwise only the last latent weights (S, d).
     chunk: seeds with data sets of their own train this many at a time, so that the data stays in the processor's cache.
     """
     if len(ensemble.z) == 1:
         chunk = len(ensemble.seeds)
     parts = [ensemble[i : i + chunk] for i in range(0, len(ensemble.seeds), chunk)]
-    with tqdm(desc=progress, total=len(parts) * ensemble.steps, disable=progress is None, leave=False) as bar:
-        runs = [_train(make(part), part, as_schedule(lr), record, bar) for part in parts]
+    runs = [_train(make(part), part, as_schedule(lr), record) for part in parts]
     if record:
         fields = ([getattr(run, name) for run in runs] for name in ("latent", "point", "gradient"))
         return Trajectory(*(torch.cat(field, dim=1) for field in fields))
     return torch.cat(runs)
 
 
-def _train(method: Method, ensemble: Ensemble, lr: Schedule, record: bool, bar: tqdm) -> Trajectory | Tensor:
+def _train(method: Method, ensemble: Ensemble, lr: Schedule, record: bool) -> Trajectory | Tensor:
     w = torch.nn.Parameter(ensemble.initial.clone())
     optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=lr(0)), method)
     per_epoch = ensemble.order.shape[2] // ensemble.batch
@@ -188,7 +185,6 @@ def _train(method: Method, ensemble: Ensemble, lr: Schedule, record: bool, bar: 
                 latents.append(w.detach().clone())
         if (k + 1) % per_epoch == 0:
             method.anneal()
-        bar.update()
     if record:
         return Trajectory(torch.stack(latents), torch.stack(points), torch.stack(gradients))
     with optimizer.latent():
