@@ -171,7 +171,7 @@ def velocity(
     """The rule below (21), repaired: without its "> 0" it is the projection of -G on (20), on the edges, too.
 
     Completed where the paper is silent: the push, not the gradient, is clipped at M; at a midpoint, where (20)
-    is empty, the push goes right with size M; where intervals just touch (g = g' = 0) nothing is constrained.
+    is empty, the push goes right with size M; where intervals touch (g = g' = 0) nothing is constrained.
     """
     value, slope = g(w, Q, eps), dg(w, Q, eps)
     if value > 0 or value == slope == 0:

@@ -8,8 +8,8 @@ d weights, T steps. A set that all seeds share has 1 in place of S.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -65,14 +65,21 @@ class Ensemble:
 
     def batches(self) -> Iterator[Tensor]:
         """The T batches in order, each (S or 1, batch, d), all in the same memory: use one before asking for the next."""
-        sets, n, d = self.z.shape
-        rows = self.z.reshape(sets * n, d)  # index_select on rows is four times as fast as indexing by (seed, row)
-        offset = torch.arange(sets).unsqueeze(1) * n
-        out = rows.new_empty(sets * self.batch, d)
+        out = self.z.new_empty(len(self.z) * self.batch, self.z.shape[2])
         for epoch in range(self.order.shape[1]):
             for start in range(0, self.order.shape[2] - self.batch + 1, self.batch):
-                index = self.order[:, epoch, start : start + self.batch].long() + offset
-                yield torch.index_select(rows, 0, index.view(-1), out=out).view(sets, self.batch, d)
+                yield self._take(self.order[:, epoch, start : start + self.batch], out)
+
+    def last_batch(self) -> Tensor:
+        """The batch of the last step, (S or 1, batch, d)."""
+        stop = self.order.shape[2] // self.batch * self.batch
+        return self._take(self.order[:, -1, stop - self.batch : stop])
+
+    def _take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        sets, n, d = self.z.shape
+        rows = (index.long() + torch.arange(sets).unsqueeze(1) * n).view(-1)
+        # index_select on rows is four times as fast as indexing by (seed, row)
+        return torch.index_select(self.z.reshape(sets * n, d), 0, rows, out=out).view(sets, self.batch, d)
 
 
 def draw(
@@ -144,59 +151,88 @@ class Trajectory:
     gradient: Tensor
 
 
+Make = Callable[[Ensemble], Method]
+
+
 def train(
-    make: Callable[[Ensemble], Method],
+    make: Make | Mapping[str, Make],
     ensemble: Ensemble,
-    lr: float | Schedule = 1.0,
+    lr: float | Schedule | Mapping[str, float | Schedule] = 1.0,
     record: bool = True,
     chunk: int = 64,
-) -> Trajectory | Tensor:
+) -> Trajectory | Tensor | dict[str, Trajectory] | dict[str, Tensor]:
     """Train every seed of the ensemble with SGD; the method anneals once per epoch.
 
     make: builds the method for an ensemble, e.g. METHODS["ASkewSGD"] (stochastic BinaryConnect needs its pre-drawn noise).
-    record: return the whole Trajectory; otherwise only the last latent weights (S, d).
-    chunk: seeds with data sets of their own train this many at a time, so that the data stays in the processor's cache.
+    Several of them, by name, train side by side on the same batches, which is faster than one after the other; the result
+    is then a dict, and `lr` may be one, too. record: return the whole Trajectory; otherwise only the last latent weights
+    (S, d). chunk: seeds with data sets of their own train this many at a time, so that a batch stays in the processor's
+    cache.
     """
+    makes = make if isinstance(make, Mapping) else {"": make}
+    rates = {name: as_schedule(lr[name] if isinstance(lr, Mapping) else lr) for name in makes}
     if len(ensemble.z) == 1:
         chunk = len(ensemble.seeds)
-    parts = [ensemble[i : i + chunk] for i in range(0, len(ensemble.seeds), chunk)]
-    runs = [_train(make(part), part, as_schedule(lr), record) for part in parts]
+    parts: dict[str, list] = {name: [] for name in makes}
+    for i in range(0, len(ensemble.seeds), chunk):
+        part = ensemble[i : i + chunk]
+        runs = {name: _Run(makes[name](part), part, rates[name], record) for name in makes}
+        for z in part.batches():
+            for run in runs.values():
+                run.step(z)
+        for name, run in runs.items():
+            parts[name].append(run.result())
     if record:
-        fields = ([getattr(run, name) for run in runs] for name in ("latent", "point", "gradient"))
-        return Trajectory(*(torch.cat(field, dim=1) for field in fields))
-    return torch.cat(runs)
+        found = {
+            name: Trajectory(*(torch.cat([getattr(part, field.name) for part in ps], dim=1) for field in fields(Trajectory)))
+            for name, ps in parts.items()
+        }
+    else:
+        found = {name: torch.cat(ps) for name, ps in parts.items()}
+    return found if isinstance(make, Mapping) else found[""]
 
 
-def _train(method: Method, ensemble: Ensemble, lr: Schedule, record: bool) -> Trajectory | Tensor:
-    w = torch.nn.Parameter(ensemble.initial.clone())
-    optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=lr(0)), method)
-    per_epoch = ensemble.order.shape[2] // ensemble.batch
-    scratch = ensemble.initial.new_empty(len(ensemble.seeds), ensemble.batch)
-    latents, points, gradients = [ensemble.initial], [], []
-    for k, z in enumerate(ensemble.batches()):
-        optimizer.param_groups[0]["lr"] = lr(k)
-        w.grad = gradient(w.detach(), z, scratch)
-        if record:
-            points.append(w.detach().clone())
-            gradients.append(w.grad)
-        optimizer.step()
-        if record:
-            with optimizer.latent():
-                latents.append(w.detach().clone())
-        if (k + 1) % per_epoch == 0:
-            method.anneal()
-    if record:
-        return Trajectory(torch.stack(latents), torch.stack(points), torch.stack(gradients))
-    with optimizer.latent():
-        return w.detach().clone()
+class _Run:
+    """One method on the seeds of one chunk."""
+
+    def __init__(self, method: Method, ensemble: Ensemble, lr: Schedule, record: bool) -> None:
+        self.method, self.lr, self.record, self.k = method, lr, record, 0
+        self.per_epoch = ensemble.order.shape[2] // ensemble.batch
+        self.w = torch.nn.Parameter(ensemble.initial.clone())
+        self.optimizer = QuantizedOptimizer(torch.optim.SGD([self.w], lr=lr(0)), method)
+        self.scratch = ensemble.initial.new_empty(len(ensemble.seeds), ensemble.batch)
+        self.latents, self.points, self.gradients = [ensemble.initial], [], []
+
+    def latent(self) -> Tensor:
+        with self.optimizer.latent():
+            return self.w.detach().clone()
+
+    def step(self, z: Tensor) -> None:
+        self.optimizer.param_groups[0]["lr"] = self.lr(self.k)
+        self.w.grad = gradient(self.w.detach(), z, self.scratch)
+        if self.record:
+            self.points.append(self.w.detach().clone())
+            self.gradients.append(self.w.grad)
+        self.optimizer.step()
+        if self.record:
+            self.latents.append(self.latent())
+        self.k += 1
+        if self.k % self.per_epoch == 0:
+            self.method.anneal()
+
+    def result(self) -> Trajectory | Tensor:
+        if self.record:
+            return Trajectory(*map(torch.stack, (self.latents, self.points, self.gradients)))
+        return self.latent()
 
 
-def batch_losses(weights: dict[str, Tensor], ensemble: Ensemble) -> dict[str, Tensor]:
-    """Loss of weights[name][k], (T, S, d), on the k-th batch: name -> (T, S)."""
+def batch_losses(weights: Mapping[str, Tensor], ensemble: Ensemble, every: int = 1) -> dict[str, Tensor]:
+    """Loss of weights[name][k], (T, S, d), on the k-th batch for k = 0, every, 2 every, ...: name -> (T / every, S)."""
     losses: dict[str, list[Tensor]] = {name: [] for name in weights}
     for k, z in enumerate(ensemble.batches()):
-        for name, w in weights.items():
-            losses[name].append(loss(w[k], z))
+        if k % every == 0:
+            for name, w in weights.items():
+                losses[name].append(loss(w[k], z))
     return {name: torch.stack(values) for name, values in losses.items()}
 
 
@@ -248,11 +284,28 @@ def direction_distance(w: Tensor, w_star: Tensor) -> Tensor:
     return distance(torch.nn.functional.normalize(w, dim=-1), torch.nn.functional.normalize(w_star, dim=-1))
 
 
+def scores(w: Tensor, ensemble: Ensemble, batch: Tensor) -> dict[str, Tensor]:
+    """Everything that "loss" (Table 1) and "distance" (Table 2) may mean, per seed, from latent weights w (S, d).
+
+    batch: the last one, (S or 1, B, d).
+    """
+    named = {"latent": w, "quantised": BINARY.nearest(w)}
+    return {
+        **{f"loss, {k} weights, whole set": loss(v, ensemble.z) for k, v in named.items()},
+        **{f"loss, {k} weights, last batch": loss(v, batch) for k, v in named.items()},
+        **{f"distance, {k} weights, Euclidean": distance(v, ensemble.w_star) for k, v in named.items()},
+        **{
+            f"distance, {k} weights, between directions": direction_distance(v, ensemble.w_star)
+            for k, v in named.items()
+        },
+    }
+
+
 BINARY = Levels.binary()
 ANNEALING = Geometric(1.0, 0.88)  # the paper's 0.88^t, one round per epoch; t = 0 is the largest legal value itself
 
 #: Every method on Task I as the paper sets it (alpha 0.1, clip 1); what it leaves open is chosen in the chapter.
-METHODS: dict[str, Callable[[Ensemble], Method]] = {
+METHODS: dict[str, Make] = {
     "Full precision": lambda e: FullPrecision(BINARY),
     "BinaryConnect": lambda e: BinaryConnect(BINARY, uniform=rounding_noise(e)),
     "BinaryConnect (deterministic)": lambda e: BinaryConnect(BINARY, stochastic=False),
