@@ -40,6 +40,7 @@ def prox_squared_l2(w: Tensor, levels: Levels, strength: float) -> Tensor:
 
 
 NORMS = ("l1", "l2", "squared_l2")
+DEFAULT_STRENGTH = Linear(1e-4)
 
 
 class ProxQuant(Method):
@@ -54,7 +55,7 @@ class ProxQuant(Method):
     def __init__(
         self,
         levels: Levels,
-        strength: float | Schedule = Linear(1e-4),
+        strength: float | Schedule = DEFAULT_STRENGTH,
         norm: str = "l1",
         ensemble: bool = False,
     ) -> None:
