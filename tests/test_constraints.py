@@ -34,9 +34,7 @@ def test_value_and_derivative_are_the_printed_formula(case, name, fraction, dtyp
     torch.testing.assert_close(
         got.double(), expected, rtol=1e-6 if dtype == torch.float32 else 1e-12, atol=20 * scale * ULP[dtype]
     )
-    w = w[
-        w != levels.values[-1]
-    ]  # phi has a kink at each level; at the last one the code takes its left slope
+    w = w[w != levels.values[-1]]  # phi has a kink at each level; at the last one the code takes its left slope
     expected = tensor([dg(x, levels.values) for x in w.tolist()])
     torch.testing.assert_close(
         constraint.derivative(w, levels, eps).double(), expected, rtol=1e-5, atol=20 * scale * ULP[dtype]
@@ -62,9 +60,7 @@ def test_sign_is_right_where_the_printed_form_cancels(name):
 def printed(name, w, q, eps):
     """(19) or (22) as printed, in torch, for autograd."""
     inner = (
-        (lambda a, b: eps - (w - a) ** 2 * (w - b) ** 2)
-        if name == "psi"
-        else (lambda a, b: eps - (a - w) * (w - b))
+        (lambda a, b: eps - (w - a) ** 2 * (w - b) ** 2) if name == "psi" else (lambda a, b: eps - (a - w) * (w - b))
     )
     power = 2 if name == "psi" else 1
     value = torch.where(w < q[0], eps - (q[0] - w) ** power, eps - (w - q[-1]) ** power)
@@ -92,9 +88,7 @@ def test_psi_at_the_square_is_phi_times_two_eps_minus_phi(case, fraction):
     levels, w = case
     eps = fraction * PHI.largest_epsilon(levels)
     phi = PHI.value(tensor(w), levels, eps)
-    torch.testing.assert_close(
-        PSI.value(tensor(w), levels, eps**2), phi * (2 * eps - phi), rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(PSI.value(tensor(w), levels, eps**2), phi * (2 * eps - phi), rtol=1e-9, atol=1e-9)
 
 
 @SETTINGS
@@ -103,9 +97,7 @@ def test_pieces_are_the_reference_and_their_minimum_is_phi(case, fraction):
     levels, w = case
     eps = fraction * PHI.largest_epsilon(levels)
     got = pieces(tensor(w), levels, eps)
-    torch.testing.assert_close(
-        got.T, tensor([ref.f(x, levels.values, eps) for x in w]), rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(got.T, tensor([ref.f(x, levels.values, eps) for x in w]), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(got.min(0).values, PHI.value(tensor(w), levels, eps), rtol=1e-9, atol=1e-9)
     slopes = tensor([ref.f_prime(x, levels.values) for x in w])
     torch.testing.assert_close(pieces_derivative(tensor(w), levels).T, slopes, rtol=1e-12, atol=1e-12)
@@ -160,9 +152,7 @@ def test_at_the_largest_epsilon_intervals_touch(levels, name):
     assert all(b < c for (_, b), (c, _) in zip(below, below[1:], strict=False))
     at = constraint.feasible_intervals(levels, largest)
     narrow = [m for m, gap in zip(levels.midpoints, levels.gaps, strict=True) if gap == min(levels.gaps)]
-    for (
-        m
-    ) in narrow:  # no hole is left around the midpoint of the narrowest gaps, and both value and slope vanish
+    for m in narrow:  # no hole is left around the midpoint of the narrowest gaps, and both value and slope vanish
         assert not any(b < m - 1e-6 and m + 1e-6 < c for (_, b), (c, _) in zip(at, at[1:], strict=False))
         assert any(a - 1e-6 <= m <= b + 1e-6 for a, b in at)
         assert constraint.value(tensor([m]), levels, largest).abs().item() < 1e-12
@@ -191,9 +181,7 @@ def test_above_the_largest_epsilon_narrow_gaps_merge_and_wide_ones_stay():
 
 def test_largest_epsilon_of_the_paper_s_codebooks():
     assert PHI.largest_epsilon(Levels.binary()) == 1 and PSI.largest_epsilon(Levels.binary()) == 1
-    assert (
-        PHI.largest_epsilon(Levels.integers(4)) == 1 / 4 and PSI.largest_epsilon(Levels.integers(4)) == 1 / 16
-    )
+    assert PHI.largest_epsilon(Levels.integers(4)) == 1 / 4 and PSI.largest_epsilon(Levels.integers(4)) == 1 / 16
     assert PHI.largest_epsilon(Levels((1, 3, 4, 7))) == 1 / 4  # the smallest gap decides
 
 

@@ -43,9 +43,7 @@ def test_float64_levels_are_not_rounded_to_float32(values):
 
 def test_binary_rounding_is_equation_1():
     w = [-2.0, -1.0, -1e-30, -0.0, 0.0, 1e-30, 0.5, 3.0]
-    assert (
-        Levels.binary().nearest(tensor(w)).tolist() == [ref.sign(x) for x in w] == [-1, -1, -1, 1, 1, 1, 1, 1]
-    )
+    assert Levels.binary().nearest(tensor(w)).tolist() == [ref.sign(x) for x in w] == [-1, -1, -1, 1, 1, 1, 1, 1]
 
 
 @SETTINGS
@@ -61,9 +59,7 @@ def test_gap_index_and_clip(case, dtype):
 @given(level_sets())
 def test_gaps_and_midpoints(levels):
     assert len(levels.gaps) == len(levels.midpoints) == len(levels.values) - 1
-    for a, b, gap, midpoint in zip(
-        levels.values, levels.values[1:], levels.gaps, levels.midpoints, strict=False
-    ):
+    for a, b, gap, midpoint in zip(levels.values, levels.values[1:], levels.gaps, levels.midpoints, strict=False):
         assert gap == b - a and midpoint - a == b - midpoint
     assert levels.hull == (min(levels.values), max(levels.values))
 

@@ -42,7 +42,10 @@ def test_the_whole_trajectory_of_a_seed_does_not_depend_on_its_company(small):
 
 
 def test_a_seed_is_drawn_alike_in_every_ensemble():
-    many, one = logistic.draw(range(3, 7), n=50, batch=10, epochs=2), logistic.draw(range(5, 6), n=50, batch=10, epochs=2)
+    many, one = (
+        logistic.draw(range(3, 7), n=50, batch=10, epochs=2),
+        logistic.draw(range(5, 6), n=50, batch=10, epochs=2),
+    )
     for field in ("z", "w_star", "initial", "order", "uniform"):
         assert torch.equal(getattr(many, field)[2:3], getattr(one, field)), field
 
@@ -103,9 +106,7 @@ def test_the_best_sign_vector_is_found_by_looking_at_each():
     e = logistic.draw(4, n=200, d=5, batch=100, epochs=1)
     value, vector = logistic.best_sign_vector(e)
     for s in range(4):
-        losses = {
-            tuple(v.tolist()): softplus(-(e.z[s] @ v)).mean().item() for v in logistic.sign_vectors(5)
-        }
+        losses = {tuple(v.tolist()): softplus(-(e.z[s] @ v)).mean().item() for v in logistic.sign_vectors(5)}
         assert len(losses) == 32
         best = min(losses, key=losses.get)
         assert tuple(vector[s].tolist()) == best

@@ -56,17 +56,13 @@ def test_stochastic_rounding_is_the_reference(case, data, dtype):
     )
     w, u = tensor(w, dtype), tensor(u, dtype)
     thresholds = [
-        ref.probability_up(x, a, b)
-        for x in w.tolist()
-        for a, b in zip(levels.values, levels.values[1:], strict=False)
+        ref.probability_up(x, a, b) for x in w.tolist() for a, b in zip(levels.values, levels.values[1:], strict=False)
     ]
     if dtype == torch.float32:  # w/gap is rounded: leave out draws that nearly decide
         assume(all(abs(x - p) > 1e-6 or p in (0, 1, 0.25, 0.5) for x in u.tolist() for p in thresholds))
     got = round_stochastic(w, levels, u)
     assert got.dtype == dtype
-    assert got.tolist() == [
-        ref.stochastic(x, levels.values, y) for x, y in zip(w.tolist(), u.tolist(), strict=True)
-    ]
+    assert got.tolist() == [ref.stochastic(x, levels.values, y) for x, y in zip(w.tolist(), u.tolist(), strict=True)]
 
 
 def test_binary_stochastic_rounding_is_equation_4():
@@ -135,9 +131,7 @@ def test_kbit_rounding_is_the_reference_and_fills_the_interval_of_section_6(bits
 def test_kbit_forward_point_is_the_nearest_level(bits, dtype):
     method = KBitStraightThrough(bits)
     low, high = method.levels.hull
-    w = torch.cat(
-        [torch.linspace(low - 1.01, high + 1.03, 997, dtype=dtype), tensor(method.levels.midpoints, dtype)]
-    )
+    w = torch.cat([torch.linspace(low - 1.01, high + 1.03, 997, dtype=dtype), tensor(method.levels.midpoints, dtype)])
     got = method.forward_point(w, method.levels, {})
     assert got.dtype == dtype and torch.equal(got, method.levels.nearest(w))
     spread = method.levels.scaled(0.5)  # the levels of a group decide, not the integers
@@ -215,9 +209,7 @@ def test_proximal_operators_at_the_ends_of_strength():
         assert torch.equal(prox(w, levels, 100.0), levels.nearest(w))
     off = w[(w - levels.nearest(w)).abs() > 1e-6]  # ... the squared norm never does
     assert (prox_squared_l2(off, levels, 100.0) != levels.nearest(off)).all()
-    assert torch.equal(
-        prox_l2(levels.tensor(w), levels, 0.1), levels.tensor(w)
-    )  # norm 0: nothing to divide by
+    assert torch.equal(prox_l2(levels.tensor(w), levels, 0.1), levels.tensor(w))  # norm 0: nothing to divide by
 
 
 def test_block_proximal_operator_by_blocks():
@@ -387,9 +379,7 @@ def test_sgda_step_is_the_reference(case, fraction, seed, bound):
 def test_sgda_starts_with_zero_multipliers_and_keeps_them_in_the_box():
     method, state = SGDA(Levels.binary(), epsilon=0.5, dual_lr=1.0, dual_max=0.25), {}
     w = tensor([0.0, 5.0, 1.0])
-    assert torch.equal(
-        method.direction(tensor([1.0, 2.0, 3.0]), w, method.levels, state), tensor([-1.0, -2.0, -3.0])
-    )
+    assert torch.equal(method.direction(tensor([1.0, 2.0, 3.0]), w, method.levels, state), tensor([-1.0, -2.0, -3.0]))
     # f(0) = (-1/2 - 1 + ..): the gap is violated at 0, the right edge at 5, nothing at 1
     assert state["dual"].tolist() == [[0, 0, 0], [0.25, 0, 0], [0, 0.25, 0]]
 
@@ -410,9 +400,7 @@ def test_schedules():
 # Bad input
 
 
-@pytest.mark.parametrize(
-    "name, value", list(itertools.product(("alpha", "clip"), (0.0, -1.0, math.inf, math.nan)))
-)
+@pytest.mark.parametrize("name, value", list(itertools.product(("alpha", "clip"), (0.0, -1.0, math.inf, math.nan))))
 def test_askew_rejects_bad_numbers(name, value):
     with pytest.raises(ValueError, match=f"{name}=.*positive finite"):
         ASkew(Levels.binary(), **{name: value})

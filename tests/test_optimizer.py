@@ -179,9 +179,7 @@ def test_trajectory_is_the_reference_one_weight_at_a_time(name):
     expected = reference_path(name, method.levels.values, start.tolist(), gradient, steps, lr, draws.tolist())
     torch.testing.assert_close(torch.stack(path), expected, rtol=1e-9, atol=1e-9)
     moved = (torch.stack(path)[1:] != torch.stack(path)[:-1]).any(0)
-    assert moved.double().mean() > (
-        0.5 if name == "straight_through" else 0.99
-    )  # (3) stops whatever leaves the hull
+    assert moved.double().mean() > (0.5 if name == "straight_through" else 0.99)  # (3) stops whatever leaves the hull
 
 
 def test_block_prox_trajectory_is_the_reference():
@@ -460,9 +458,7 @@ def test_learning_rate_scheduler(on_wrapper):
     twin = BASES["momentum"](plain.parameters())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        schedulers = [
-            torch.optim.lr_scheduler.StepLR(o, 2, 0.5) for o in (optimizer if on_wrapper else base, twin)
-        ]
+        schedulers = [torch.optim.lr_scheduler.StepLR(o, 2, 0.5) for o in (optimizer if on_wrapper else base, twin)]
         for batch in data:
             for model, o in ((wrapped, optimizer), (plain, twin)):
                 o.zero_grad()
@@ -489,9 +485,7 @@ def test_a_scheduler_that_cycles_the_momentum_works_on_the_wrapper():
 
 def test_a_learning_rate_that_rises_too_far_is_refused_before_anything_changes():
     p = torch.nn.Parameter(tensor([0.3, 1.2]))
-    optimizer = QuantizedOptimizer(
-        torch.optim.SGD([p], lr=0.1, momentum=0.9), ASkew(Levels.binary(), alpha=4.0)
-    )
+    optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=0.1, momentum=0.9), ASkew(Levels.binary(), alpha=4.0))
     p.grad = torch.ones_like(p)
     optimizer.step()
     optimizer.param_groups[0]["lr"] = 1.0
@@ -503,9 +497,7 @@ def test_a_learning_rate_that_rises_too_far_is_refused_before_anything_changes()
 
 def test_annealing_below_the_cap_of_every_group_is_checked_at_the_step():
     p = torch.nn.Parameter(torch.zeros(2))
-    optimizer = QuantizedOptimizer(
-        torch.optim.SGD([p], lr=0.1), ASkew(Levels.binary(), epsilon=Geometric(0.5, 1e-200))
-    )
+    optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=0.1), ASkew(Levels.binary(), epsilon=Geometric(0.5, 1e-200)))
     optimizer.method.anneal()
     optimizer.method.anneal()  # 0.5e-400 is 0 in floating point
     p.grad = torch.ones(2)

@@ -98,9 +98,7 @@ class Pieces(cooper.ConstrainedMinimizationProblem):
         yield self.eps + q[-1] - self.w
 
 
-@pytest.mark.parametrize(
-    "levels, eps", [(Levels.binary(), 0.5), (Levels.ternary(), 0.1), (Levels((1, 3, 4, 7)), 0.2)]
-)
+@pytest.mark.parametrize("levels, eps", [(Levels.binary(), 0.5), (Levels.ternary(), 0.1), (Levels((1, 3, 4, 7)), 0.2)])
 def test_sgda_follows_cooper_s_simultaneous_optimizer(levels, eps):
     steps, eta_x, eta_lam = 200, 0.05, 0.02
     rng = torch.Generator().manual_seed(0)
@@ -130,14 +128,10 @@ def test_sgda_follows_cooper_s_simultaneous_optimizer(levels, eps):
         optimizer.step()
         dual = optimizer.state[p]["dual"]
         torch.testing.assert_close(p, w, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(
-            dual.flatten(), problem.constraint.multiplier.weight, rtol=1e-12, atol=1e-12
-        )
+        torch.testing.assert_close(dual.flatten(), problem.constraint.multiplier.weight, rtol=1e-12, atol=1e-12)
         used = max(used, dual.max().item())
     assert used > 0.01 and w.abs().max() < 50  # constraints did act, and the run is stable
-    torch.testing.assert_close(
-        pieces(p.detach(), levels, eps), torch.stack(list(problem.f())), rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(pieces(p.detach(), levels, eps), torch.stack(list(problem.f())), rtol=1e-12, atol=1e-12)
     assert PHI.largest_epsilon(levels) > eps
 
 

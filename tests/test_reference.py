@@ -84,8 +84,7 @@ def test_phi_is_the_smallest_piece_and_at_most_one_piece_is_negative():
         assert sum(x < 0 for x in pieces) <= 1
         h = 1e-6
         numeric = [
-            (a - b) / (2 * h)
-            for a, b in zip(ref.f(w + h, FIGURE_1, 0.2), ref.f(w - h, FIGURE_1, 0.2), strict=True)
+            (a - b) / (2 * h) for a, b in zip(ref.f(w + h, FIGURE_1, 0.2), ref.f(w - h, FIGURE_1, 0.2), strict=True)
         ]
         assert ref.f_prime(w, FIGURE_1) == pytest.approx(numeric, abs=1e-6)
 
@@ -121,6 +120,4 @@ def test_algorithm_2_by_hand():
     assert ref.f(0.5, Q, 0.25) == [1.75, -0.5, 0.75] and ref.f_prime(0.5, Q) == [1, 1, -1]
     w, lam = ref.sgda_step(0.5, [1.0, 2.0, 0.5], 4.0, Q, 0.5, 0.1, 0.25, 2.0)
     assert w == 0.5 - 0.5 * (4.0 - (1 + 2 - 0.5))
-    assert lam == pytest.approx(
-        [1 - 0.175, 2.0, 0.5 - 0.075]
-    )  # the second would be 2.05: projected on [0, 2]
+    assert lam == pytest.approx([1 - 0.175, 2.0, 0.5 - 0.075])  # the second would be 2.05: projected on [0, 2]

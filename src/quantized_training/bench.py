@@ -60,7 +60,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads for both sides (default 1)")
     args = parser.parse_args(argv)
     if args.singles > args.seeds or min(args.singles, args.repeats) < 1:
-        parser.error(f"--singles {args.singles} and --repeats {args.repeats}: allowed is 1 to --seeds {args.seeds}, and 1 or more")
+        parser.error(
+            f"--singles {args.singles} and --repeats {args.repeats}: allowed is 1 to --seeds {args.seeds}, and 1 or more"
+        )
     torch.set_num_threads(args.threads)
     print(f"Task I, {args.seeds} seeds, {torch.get_num_threads()} threads, torch {torch.__version__}, float64, no GPU")
     print("time per seed, ordinary loop / ensemble: median (range) over the repeats; largest difference of the weights")

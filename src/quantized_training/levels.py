@@ -34,9 +34,7 @@ class Levels:
             raise ValueError(f"levels must be finite numbers, got {values}")
         if any(a >= b for a, b in zip(values, values[1:], strict=False)):
             what = "repeat a value" if len(set(values)) < len(values) else "are not sorted"
-            raise ValueError(
-                f"levels {values} {what}; they must be strictly increasing, e.g. (-1, 1)"
-            )
+            raise ValueError(f"levels {values} {what}; they must be strictly increasing, e.g. (-1, 1)")
 
     @classmethod
     def binary(cls) -> Levels:

@@ -31,7 +31,9 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         if not isinstance(method, Method):
             raise TypeError(f"method must be a Method object, e.g. BinaryConnect(levels), got {method!r}")
         if isinstance(base, torch.optim.LBFGS):
-            raise TypeError("LBFGS evaluates its closure at points of its own choice, past the method; use another base")
+            raise TypeError(
+                "LBFGS evaluates its closure at points of its own choice, past the method; use another base"
+            )
         self.base, self.method = base, method
         self._view: str | None = None
         self._linked = False
@@ -195,8 +197,6 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         self.method.load_state_dict(state_dict["method"])
         for i, saved in state_dict["weights"].items():
             p = parameters[i]
-            self.state[p] = {
-                k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k, v in saved.items()
-            }
+            self.state[p] = {k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k, v in saved.items()}
             if not self.method.forward_is_latent:
                 self.state[p]["version"] = p._version

@@ -52,7 +52,9 @@ def summarise(values) -> Summary:
     """Statistics of one number per seed, (S,). Raises ValueError for fewer than two seeds or values that are not finite."""
     x = np.asarray(values, dtype=float).ravel()
     if len(x) < 2 or not np.isfinite(x).all():
-        raise ValueError(f"need at least two finite values, got {len(x)} of which {int(np.isfinite(x).sum())} are finite")
+        raise ValueError(
+            f"need at least two finite values, got {len(x)} of which {int(np.isfinite(x).sum())} are finite"
+        )
     sd = float(x.std(ddof=1))
     half = float(stats.t.ppf(0.975, len(x) - 1)) * sd / len(x) ** 0.5
     low, high = np.quantile(x, [0.025, 0.975])

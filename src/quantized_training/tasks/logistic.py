@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..levels import Levels
 from ..constraints import PHI, PSI
+from ..levels import Levels
 from ..methods import (
     SGDA,
     ASkew,
@@ -184,7 +184,9 @@ def train(
             parts[name].append(run.result())
     if record:
         found = {
-            name: Trajectory(*(torch.cat([getattr(part, field.name) for part in ps], dim=1) for field in fields(Trajectory)))
+            name: Trajectory(
+                *(torch.cat([getattr(part, field.name) for part in ps], dim=1) for field in fields(Trajectory))
+            )
             for name, ps in parts.items()
         }
     else:

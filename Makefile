@@ -1,0 +1,65 @@
+# Two commands: `make book` and `make test`. Each sets up all it needs; `make help` lists the rest.
+PYTHON ?= python3
+JOBS ?= 2
+PROFILE ?= quick
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test bench browser lint format lock serve clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  options: PYTHON=python3.12 (for a new .venv), JOBS=4, PROFILE=quick|paper|gpu (make book), PORT=8000 (make serve)"
+
+setup: $(READY)  ## the virtual environment .venv with the exact versions of requirements.lock
+
+# Installed again only when the lock file or pyproject.toml changes.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "$(PYTHON) is not a Python 3.11 to 3.13. Choose one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python cannot make virtual environments. On Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
+	@echo "Installing the packages of requirements.lock into $(VENV) ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+book: setup  ## execute the notebooks that changed and build the pages: _build/html/index.html
+	$(PY) book/build.py --jobs $(JOBS) --profile $(PROFILE)
+
+test: book browser  ## all tests, those of the built pages in a headless browser included
+	$(PY) -m pytest
+
+bench: setup  ## time one training run of many seeds against the same runs one by one
+	$(PY) -m quantized_training.bench
+
+browser: setup  ## find a Chromium for the page tests, or install one
+	@$(PY) tests/browser.py
+
+lint: setup  ## style of the code, and notebooks in their normal form
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) book/notebook_style.py notebooks/*.md
+
+format: setup  ## correct what `make lint` finds, where a machine can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(PY) book/notebook_style.py --write notebooks/*.md
+
+# torch stays at the version that requirements.lock names; all others move to their newest.
+lock:  ## renew requirements.lock from the ranges in pyproject.toml
+	rm -rf _build/lock && $(PYTHON) -m venv _build/lock
+	_build/lock/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)" '.[dev]'
+	{ sed -n '/^#/p' requirements.lock; \
+	  _build/lock/bin/python -m pip freeze --exclude quantized-training | sed 's/+[^ ]*$$//' | grep -v '^nvidia-\|^cuda-\|^triton'; } > _build/requirements.lock
+	mv _build/requirements.lock requirements.lock
+	rm -rf _build/lock
+
+serve: book  ## read the book at http://localhost:8000 (PORT=...)
+	$(PY) -m http.server $(or $(PORT),8000) --bind 127.0.0.1 --directory _build/html
+
+clean:  ## remove what was built; .venv stays
+	rm -rf _build build

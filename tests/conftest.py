@@ -1,0 +1,55 @@
+"""The built book and a browser, for the tests that need them."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "book"), str(ROOT / "book" / "_ext")]
+
+import browser  # noqa: E402  (tests/browser.py)
+
+
+@pytest.fixture(scope="session")
+def built_book() -> Path:
+    """The folder of pages, up to date; takes seconds where `make book` has just run."""
+    command = [sys.executable, str(ROOT / "book" / "build.py")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.fail(f"the book cannot be built: {done.stderr[-3000:]}", pytrace=False)
+    return ROOT / "_build" / "html"
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="session")
+def site(built_book):
+    """The address of a local server of the pages, ending in a slash."""
+    handler = functools.partial(QuietHandler, directory=str(built_book))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")  # its event loop would be in the way of other modules' tests
+def chromium():
+    with sync_playwright() as playwright:
+        chromium, name = browser.launch(playwright)
+        chromium.path = name if Path(name).exists() else playwright.chromium.executable_path
+        yield chromium
+        chromium.close()
