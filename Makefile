@@ -42,12 +42,12 @@ browser: setup  ## find a Chromium for the page tests, or install one
 lint: setup  ## style of the code, and notebooks in their normal form
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) book/notebook_style.py notebooks/*.md
+	$(PY) book/notebook_style.py notebooks/*.md book/index.md
 
 format: setup  ## correct what `make lint` finds, where a machine can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(PY) book/notebook_style.py --write notebooks/*.md
+	$(PY) book/notebook_style.py --write notebooks/*.md book/index.md
 
 # torch stays at the version that requirements.lock names; all others move to their newest.
 lock:  ## renew requirements.lock from the ranges in pyproject.toml

@@ -158,7 +158,7 @@ def execute(root: Path, build: Path, jobs: int, profile: str, force: bool) -> bo
 
     failed = []
     threads = max(1, (os.cpu_count() or 1) // min(jobs, len(todo)))
-    total = sum(len(code_cells(run.notebook)) for run in todo)
+    total = sum(len(run.notebook.cells) for run in todo)
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=total, unit="cell", desc="executing") as bar:
         for run in todo:
             run.log.unlink(missing_ok=True)

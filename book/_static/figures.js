@@ -164,6 +164,7 @@
     const { sliders = [], updatemenus = [], template: base } = layout;
     delete layout.sliders;
     delete layout.updatemenus;
+    layout.margin = { ...layout.margin, t: Math.min(layout.margin?.t ?? 50, 50) }; // title and menus are HTML here
     adapt(layout);
     layout.template = template(base);
     await Plotly.newPlot(plot, data, layout, CONFIG);

@@ -21,7 +21,7 @@ from .methods import (
     StraightThrough,
 )
 from .optimizer import QuantizedOptimizer
-from .schedules import Constant, Geometric, Harmonic, Linear
+from .schedules import Constant, Cosine, Geometric, Harmonic, Linear
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ __all__ = [
     "BinaryConnect",
     "Constant",
     "Constraint",
+    "Cosine",
     "FullPrecision",
     "Geometric",
     "Harmonic",

@@ -70,6 +70,8 @@ def figure(alt: str, data: Iterable = (), **layout) -> go.Figure:
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
     }
     fig = go.Figure(data=list(data), layout={**look, **layout, "meta": {"alt": alt}})
+    if "title" in layout:
+        fig.update_layout(title={"y": 0.98, "yanchor": "top"}, margin_t=80)
     fig.update_xaxes(showgrid=True, zeroline=False, automargin=True)
     fig.update_yaxes(showgrid=True, zeroline=False, automargin=True)
     return fig
@@ -122,7 +124,7 @@ def add_menu(fig: go.Figure, name: str, options: Mapping[str, tuple[dict, dict]]
     menus.append(
         {"name": name, "buttons": buttons, "active": active, "x": 0.33 * len(menus), "y": 1.3, "xanchor": "left"}
     )
-    fig.update_layout(updatemenus=menus)
+    fig.update_layout(updatemenus=menus, margin_t=110)  # room for plotly's own menus; the book has native ones
     return fig
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -50,7 +51,18 @@ class Linear:
         return self.slope * k
 
 
-Schedule = Constant | Harmonic | Geometric | Linear
+@dataclass(frozen=True)
+class Cosine:
+    """From initial down to 0 along half a cosine over `steps` steps, 0 afterwards."""
+
+    initial: float
+    steps: int
+
+    def __call__(self, k: int) -> float:
+        return self.initial * (1 + math.cos(math.pi * min(k / self.steps, 1))) / 2
+
+
+Schedule = Constant | Harmonic | Geometric | Linear | Cosine
 
 
 def as_schedule(value: float | Schedule) -> Schedule:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,10 @@ class Ensemble:
             self.seeds[seeds], part(self.z), part(self.w_star), self.initial[seeds], part(self.order),
             self.uniform[seeds], self.batch,
         )  # fmt: skip
+
+    def one_batch_per_epoch(self) -> Ensemble:
+        """The same ensemble with only the first batch of every epoch: as many steps as epochs."""
+        return replace(self, order=self.order[:, :, : self.batch])
 
     def batches(self) -> Iterator[Tensor]:
         """The T batches in order, each (S or 1, batch, d), all in the same memory: use one before asking for the next."""
