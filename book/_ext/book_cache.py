@@ -12,14 +12,15 @@ import shutil
 import sys
 from pathlib import Path
 
-INPUTS = ("src", "data", "requirements.lock")
+INPUTS = ("src", "data", "requirements.lock")  # what the notebooks' outputs depend on
+LOOK = ("book/_ext", "book/_static")  # what every page depends on
 IGNORED = ("__pycache__", ".egg-info", ".ipynb_checkpoints", ".DS_Store")
 
 
-def fingerprint(root: Path) -> str:
-    """A short hash of the package, the data, the lock file and the version of Python."""
+def fingerprint(root: Path, inputs: tuple[str, ...] = INPUTS) -> str:
+    """A short hash of the files and folders `inputs` and of the version of Python."""
     digest = hashlib.sha256("{}.{}".format(*sys.version_info).encode())
-    for name in INPUTS:
+    for name in inputs:
         base = root / name
         for path in sorted(base.rglob("*")) if base.is_dir() else [base]:
             relative = path.relative_to(root).as_posix()
@@ -50,7 +51,7 @@ def remove_old_caches(current: Path) -> None:
 def _configure(app, config) -> None:
     current = cache_folder(Path(app.srcdir), Path(app.outdir).parent)
     config.nb_execution_cache_path = str(current)
-    config.book_fingerprint = current.name
+    config.book_fingerprint = current.name + fingerprint(Path(app.srcdir), LOOK)
     remove_old_caches(current)
     # Notebooks executed by Sphinx itself: figures leave as plotly's own mime type, the kernel is this Python's.
     os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype")

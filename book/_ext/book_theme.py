@@ -34,9 +34,16 @@ def _keep_tags(app, doctree) -> None:
             equation.children = [nodes.Text(rf"\[{text}\]")]
 
 
+def _current_roles(app, page, template, context, doctree) -> None:
+    """docutils marks references with a role that ARIA has given up; inside their role="list" they are list items."""
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def setup(app) -> dict:
     # Jupyter Book always sets it, although the extension that reads it is not used here.
     app.add_config_value("comments_config", {}, "html")
     app.connect("doctree-read", _keep_tags)
+    app.connect("html-page-context", _current_roles)
     app.connect("build-finished", _copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

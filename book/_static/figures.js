@@ -12,6 +12,7 @@
   const touch = matchMedia("(pointer: coarse)");
   const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false };
   const SECONDS_PER_PLAY = 6;
+  const MARGIN = 600; // pixels from the screen at which a figure is drawn
 
   /** The page loads plotly.js by itself, beside its own content. */
   const plotlyScript = () => document.querySelector('script[src*="plotly.min.js"]');
@@ -191,15 +192,34 @@
     });
   }
 
+  /** Figures near the screen, or the one that the address points to, are drawn at once; the others when they come near. */
   function start() {
+    const near = (figure) => {
+      const { top, bottom } = figure.getBoundingClientRect();
+      return top < innerHeight + MARGIN && bottom > -MARGIN;
+    };
+    const target = location.hash && document.getElementById(location.hash.slice(1))?.closest(".plotly-figure");
     const observer = new IntersectionObserver((entries) => {
       for (const { isIntersecting, target } of entries) {
         if (!isIntersecting) continue;
         observer.unobserve(target);
         enqueue(target);
       }
-    }, { rootMargin: "600px" });
-    document.querySelectorAll(".plotly-figure").forEach((figure) => observer.observe(figure));
+    }, { rootMargin: `${MARGIN}px` });
+    for (const figure of document.querySelectorAll(".plotly-figure")) {
+      if (figure === target || (!target && near(figure))) enqueue(figure);
+      else observer.observe(figure);
+    }
+    letMathWait(queue);
+  }
+
+  /** Typesetting keeps the browser busy for a second; the figures that a reader sees first come before it. */
+  function letMathWait(figures) {
+    const { MathJax } = window; // still its configuration: MathJax itself comes with the deferred scripts
+    if (!MathJax) return; // a page without maths
+    const patience = new Promise((resolve) => setTimeout(resolve, 2000));
+    const pageReady = () => Promise.race([figures, patience]).then(() => window.MathJax.startup.defaultPageReady());
+    MathJax.startup = { ...MathJax.startup, pageReady };
   }
 
   // "interactive" comes before the deferred scripts (MathJax, icons); a figure need not wait for them.
