@@ -63,7 +63,21 @@ def test_the_printed_tables():
 
 
 def test_the_bench_prints_ratios_and_that_the_numbers_agree(capsys):
-    bench.main(["--seeds", "3", "--singles", "2", "--repeats", "1", "--methods", "ASkewSGD", "BinaryConnect"])
+    bench.main(
+        [
+            "--seeds",
+            "3",
+            "--singles",
+            "2",
+            "--repeats",
+            "1",
+            "--dtype",
+            "float64",
+            "--methods",
+            "ASkewSGD",
+            "BinaryConnect",
+        ]
+    )
     lines = [line for line in capsys.readouterr().out.splitlines() if "max |dw|" in line]
     assert len(lines) == 4
     for line in lines:

@@ -57,17 +57,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="how often each pair is timed (default 3)")
     parser.add_argument("--methods", nargs="+", default=list(logistic.METHODS), choices=list(logistic.METHODS), metavar="METHOD",
                         help="which methods (default all)")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=1, help="torch threads for both sides (default 1)")
+    parser.add_argument("--threads", type=int, help="torch threads for both sides (default: torch's own choice)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32",
+                        help="precision of both sides (default float32, torch's own; the book computes in float64)")  # fmt: skip
     args = parser.parse_args(argv)
     if args.singles > args.seeds or min(args.singles, args.repeats) < 1:
         parser.error(
             f"--singles {args.singles} and --repeats {args.repeats}: allowed is 1 to --seeds {args.seeds}, and 1 or more"
         )
-    torch.set_num_threads(args.threads)
-    print(f"Task I, {args.seeds} seeds, {torch.get_num_threads()} threads, torch {torch.__version__}, float64, no GPU")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    print(
+        f"Task I, {args.seeds} seeds, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.dtype}, no GPU"
+    )
     print("time per seed, ordinary loop / ensemble: median (range) over the repeats; largest difference of the weights")
     for title, shared in (("one data set and batch order for all seeds", True), ("own data set and batches", False)):
-        ensemble = logistic.draw(args.seeds, shared=shared)
+        ensemble = logistic.draw(args.seeds, shared=shared, dtype=getattr(torch, args.dtype))
         compare("Full precision", ensemble, 1, 1)  # warm-up
         print(f"\n{title}")
         for name in args.methods:
