@@ -6,6 +6,7 @@ Works with plotly 5.24 (Colab) and newer. In the book, sliders and menus become 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -173,10 +174,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence], caption: str) -> HTML
     def cell(value) -> str:
         return html.escape(str(value))
 
+    def data_cell(value) -> str:
+        words = not re.match(r"\W*(\d|$)", str(value))  # words may wrap, numbers do not
+        return f'<td class="words">{cell(value)}</td>' if words else f"<td>{cell(value)}</td>"
+
     head = "".join(f'<th scope="col">{cell(h)}</th>' for h in header)
     body = "".join(
-        f'<tr><th scope="row">{cell(row[0])}</th>' + "".join(f"<td>{cell(v)}</td>" for v in row[1:]) + "</tr>"
-        for row in rows
+        f'<tr><th scope="row">{cell(row[0])}</th>' + "".join(map(data_cell, row[1:])) + "</tr>" for row in rows
     )
     return HTML(
         f'<div class="table-wrap" tabindex="0" role="region" aria-label="{html.escape(caption, quote=True)}">'
