@@ -21,7 +21,8 @@ class QuantizedOptimizer(torch.optim.Optimizer):
     or its rounding (BinaryConnect, straight-through); `latent()` and `quantized()` show the other views.
 
     step() raises FloatingPointError when a gradient is not finite and RuntimeError inside `quantized()` or `latent()`,
-    before anything is changed. The constructor, `add_param_group` and step() raise ValueError where the method cannot
+    before anything is changed; also where a parameter was overwritten by somebody else (except through `p.data`, which
+    torch does not count as a change: it is lost at the next step). The constructor, `add_param_group` and step() raise ValueError where the method cannot
     work with a group's levels or learning rate.
     """
 
