@@ -35,7 +35,7 @@ def test_each_seed_of_an_ensemble_is_its_single_run_in_an_ordinary_torch_loop(na
 def test_the_whole_trajectory_of_a_seed_does_not_depend_on_its_company(small):
     make = logistic.METHODS["BinaryConnect"]
     together, alone = logistic.train(make, small), logistic.train(make, small[3:4])
-    for field in ("latent", "point", "gradient"):
+    for field in ("latent", "gradient"):
         torch.testing.assert_close(getattr(together, field)[:, 3:4], getattr(alone, field), rtol=0, atol=1e-12)
     assert together.latent.shape == (25, 6, 10)
     torch.testing.assert_close(together.latent[0], small.initial, rtol=0, atol=0)

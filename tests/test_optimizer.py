@@ -497,12 +497,22 @@ def test_a_learning_rate_that_rises_too_far_is_refused_before_anything_changes()
 
 def test_annealing_below_the_cap_of_every_group_is_checked_at_the_step():
     p = torch.nn.Parameter(torch.zeros(2))
-    optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=0.1), ASkew(Levels.binary(), epsilon=Geometric(0.5, 1e-200)))
+    schedule = [0.5, 0.0].__getitem__
+    optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=0.1), ASkew(Levels.binary(), epsilon=schedule))
     optimizer.method.anneal()
-    optimizer.method.anneal()  # 0.5e-400 is 0 in floating point
     p.grad = torch.ones(2)
     with pytest.raises(ValueError, match="epsilon=0.0.*positive"):
         optimizer.step()
+
+
+def test_a_long_geometric_annealing_goes_on():
+    p = torch.nn.Parameter(torch.tensor([-1.1, 0.9]))
+    optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=0.1), ASkew(Levels.binary(), epsilon=Geometric(0.5, 1e-200)))
+    for _ in range(400):  # 0.5e-400 would be 0 in floating point
+        optimizer.method.anneal()
+        p.grad = torch.zeros(2)
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.tensor([-1.0, 1.0]), rtol=0, atol=0.05)
 
 
 # Views

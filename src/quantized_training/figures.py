@@ -29,9 +29,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "ProxQuant (L2)": ("#2e8b57", "dash"),
     "ProxQuant (squared L2)": ("#2e8b57", "dot"),
     "ASkewSGD": ("#2f7fd1", "solid"),
-    "ASkewSGD (decreasing steps)": ("#2f7fd1", "dot"),
     "Modified ASkewSGD": ("#8a63d2", "solid"),
-    "Modified ASkewSGD (decreasing steps)": ("#8a63d2", "dot"),
     "SGDA (ε = 0.01)": ("#d1495b", "solid"),
     "SGDA (ε = 0.5)": ("#d1495b", "dash"),
 }
@@ -84,6 +82,7 @@ def band(x: Sequence, low: Sequence, high: Sequence, colour: str, name: str, **e
     return go.Scatter(
         x=x + x[::-1],
         y=high + low[::-1],
+        mode="lines",
         fill="toself",
         fillcolor=faded(colour),
         line={"width": 0},

@@ -15,9 +15,13 @@ DATA = Path(__file__).resolve().parents[2] / "data"
 def printed(table: int) -> dict[str, float]:
     """Method -> number of one of the paper's tables (1: loss of Task I, 2: distance of Task I, 3: loss of Task II).
 
-    Reads data/paper/tables.csv of the repository. Raises KeyError for another table.
+    Reads data/paper/tables.csv of the repository: works in a clone, not in an installed copy of the package alone (then
+    FileNotFoundError). Raises KeyError for another table.
     """
-    with open(DATA / "paper" / "tables.csv", newline="", encoding="utf-8") as file:
+    path = DATA / "paper" / "tables.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: the paper's tables come with a clone of the repository, not with the package")
+    with open(path, newline="", encoding="utf-8") as file:
         values = {row["method"]: float(row["value"]) for row in csv.DictReader(file) if row["table"] == str(table)}
     if not values:
         raise KeyError(f"no table {table}: transcribed are tables 1, 2 and 3")
@@ -44,7 +48,7 @@ class Summary:
         return (value - self.mean) / self.sd
 
     def covers(self, value: float) -> bool:
-        """Whether a number lies within the central 95 % of the seeds."""
+        """Whether a number lies within the central 95 % of the seeds; says little where the seeds fall into two groups."""
         return self.central[0] <= value <= self.central[1]
 
 

@@ -28,7 +28,10 @@ class Harmonic:
 
 @dataclass(frozen=True)
 class Geometric:
-    """initial * ratio^k: the paper's annealing of epsilon with ratio 0.88 (called "logarithmic" there)."""
+    """initial * ratio^k: the paper's annealing of epsilon with ratio 0.88 (called "logarithmic" there).
+
+    Never below initial * 1e-12, so that a long annealing does not end in an epsilon of 0.
+    """
 
     initial: float
     ratio: float
@@ -38,7 +41,7 @@ class Geometric:
             raise ValueError(f"ratio={self.ratio}: allowed is 0 < ratio <= 1")
 
     def __call__(self, k: int) -> float:
-        return self.initial * self.ratio**k
+        return self.initial * max(self.ratio**k, 1e-12)
 
 
 @dataclass(frozen=True)

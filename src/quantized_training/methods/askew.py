@@ -28,7 +28,8 @@ def skewed_velocity(
     With g the constraint: -grad where g > 0; else max(-grad, rho) where g' > 0 and min(-grad, -rho) where g' < 0,
     rho = alpha |g| / |g'| being the push towards the feasible interval, clipped at `clip`. This is the rule printed
     below (21) without its "> 0", which would freeze a weight that lies exactly on an edge even when its gradient points
-    into the feasible set. At a midpoint, where g' = 0 and (20) is empty, the push goes right with size `clip`.
+    into the feasible set. At a midpoint, where g' = 0, it is -grad if g = 0, too; if g < 0, (20) is empty and the push goes
+    right with size `clip` (infinite without a clip).
 
     clip_velocity: clip the whole velocity instead, the paper's reading; it biases stochastic gradients beyond `clip`.
     """

@@ -18,6 +18,10 @@ class Method:
     forward_is_latent = True
 
     def __init__(self, levels: Levels) -> None:
+        if not isinstance(levels, Levels):
+            raise TypeError(
+                f"levels must be a Levels object, e.g. Levels.binary() or Levels((-1, 0, 2)), got {levels!r}"
+            )
         self.levels = levels
         self.t = 0  # annealing index
 

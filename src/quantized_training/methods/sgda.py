@@ -23,6 +23,8 @@ class SGDA(Method):
 
     def __init__(self, levels: Levels, epsilon: float = 0.01, dual_lr: float = 1e-3, dual_max: float = 1.0) -> None:
         super().__init__(levels)
+        if not isinstance(epsilon, int | float):
+            raise TypeError(f"epsilon={epsilon!r}: SGDA keeps epsilon fixed, give a number")
         if not (dual_lr > 0 and math.isfinite(dual_lr)):
             raise ValueError(f"dual_lr={dual_lr}: it must be a positive finite number")
         if not dual_max > 0:

@@ -22,6 +22,7 @@ from ..methods import (
     ASkew,
     BinaryConnect,
     FullPrecision,
+    KBitStraightThrough,
     Method,
     ProxQuant,
     StraightThrough,
@@ -147,11 +148,10 @@ def gradient(w: Tensor, z: Tensor, out: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One method on every seed. latent: (T + 1, S, d), from the initial weights on. point: where the gradient was taken,
-    (T, S, d). gradient: there, on that step's batch, (T, S, d)."""
+    """One method on every seed. latent: (T + 1, S, d), from the initial weights on. gradient: on each step's batch,
+    at the method's forward point, (T, S, d)."""
 
     latent: Tensor
-    point: Tensor
     gradient: Tensor
 
 
@@ -207,7 +207,7 @@ class _Run:
         self.w = torch.nn.Parameter(ensemble.initial.clone())
         self.optimizer = QuantizedOptimizer(torch.optim.SGD([self.w], lr=lr(0)), method)
         self.scratch = ensemble.initial.new_empty(len(ensemble.seeds), ensemble.batch)
-        self.latents, self.points, self.gradients = [ensemble.initial], [], []
+        self.latents, self.gradients = [ensemble.initial], []
 
     def latent(self) -> Tensor:
         with self.optimizer.latent():
@@ -217,7 +217,6 @@ class _Run:
         self.optimizer.param_groups[0]["lr"] = self.lr(self.k)
         self.w.grad = gradient(self.w.detach(), z, self.scratch)
         if self.record:
-            self.points.append(self.w.detach().clone())
             self.gradients.append(self.w.grad)
         self.optimizer.step()
         if self.record:
@@ -228,7 +227,7 @@ class _Run:
 
     def result(self) -> Trajectory | Tensor:
         if self.record:
-            return Trajectory(*map(torch.stack, (self.latents, self.points, self.gradients)))
+            return Trajectory(*map(torch.stack, (self.latents, self.gradients)))
         return self.latent()
 
 
@@ -316,6 +315,7 @@ METHODS: dict[str, Make] = {
     "BinaryConnect": lambda e: BinaryConnect(BINARY, uniform=rounding_noise(e)),
     "BinaryConnect (deterministic)": lambda e: BinaryConnect(BINARY, stochastic=False),
     "Straight-through": lambda e: StraightThrough(BINARY),
+    "k-bit straight-through": lambda e: KBitStraightThrough(bits=1),
     "ProxQuant (L1)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l1"),
     "ProxQuant (L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l2", ensemble=True),
     "ProxQuant (squared L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "squared_l2"),
