@@ -460,3 +460,16 @@ def test_every_slot_keeps_shape_and_dtype(name, dtype):
         method.after_step(w, method.levels, state, 0.1),
     ):
         assert out.shape == w.shape and out.dtype == dtype
+
+
+def test_a_push_that_could_jump_over_a_cell_is_refused():
+    """lr 1 and clip 1 move a weight just above the midpoint 0.5 to 1.5, past the level 1 that it should end at."""
+    levels = Levels.integers(3)
+    w = torch.tensor([0.501], dtype=torch.float64)
+    jump = w + skewed_velocity(torch.zeros_like(w), w, levels, 0.1, 0.1, PHI, clip=1.0)
+    assert levels.nearest(jump).item() == 2
+    method = ASkew(levels, PHI, alpha=0.1, clip=1.0, epsilon=0.1)
+    with pytest.raises(ValueError, match="half the smallest gap.*Allowed is clip <= 0.5"):
+        method.check(levels, lr=1.0)
+    ASkew(levels, PHI, alpha=0.1, clip=0.5, epsilon=0.1).check(levels, lr=1.0)
+    ASkew(levels, PHI, alpha=0.1, clip=1.0, epsilon=0.1, allow_overshoot=True).check(levels, lr=1.0)

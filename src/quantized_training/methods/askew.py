@@ -48,7 +48,8 @@ class ASkew(Method):
     alpha: strength of the push. clip: the bound M_(eps,c) on it. epsilon: a number or a schedule of the annealing index.
     merged: accept epsilon at or above its largest legal value, where intervals merge and the gap is not constrained
     (the paper's schedule 0.88^t starts there). allow_overshoot: accept alpha * lr > 1, where a push from outside the hull
-    jumps over the edge. clip_velocity: see `skewed_velocity`.
+    jumps over the edge, and clip * lr above half the smallest gap, where one near a midpoint can jump over a level's cell.
+    clip_velocity: see `skewed_velocity`.
     Raises ValueError for values outside their range; `QuantizedOptimizer` repeats the checks at every step.
     """
 
@@ -84,9 +85,17 @@ class ASkew(Method):
 
     def check(self, levels: Levels, lr: float) -> None:
         self.constraint.check_epsilon(self.epsilon, levels, self.merged)
-        if self.alpha * lr > 1 and not self.allow_overshoot:
+        if self.allow_overshoot:
+            return
+        if self.alpha * lr > 1:
             raise ValueError(
                 f"alpha * lr = {self.alpha:g} * {lr:g} = {self.alpha * lr:g} is above 1: outside the hull each push would "
                 f"jump over the feasible edge (above 2: away from it). Allowed is alpha <= {1 / lr:g} at this lr; "
                 "allow_overshoot=True accepts it"
+            )
+        if self.clip * lr > min(levels.gaps) / 2:
+            raise ValueError(
+                f"clip * lr = {self.clip:g} * {lr:g} = {self.clip * lr:g} is above {min(levels.gaps) / 2:g}, half the smallest "
+                f"gap of the levels: near a midpoint one push could jump over the nearest level's whole cell. Allowed is clip "
+                f"<= {min(levels.gaps) / 2 / lr:g} at this lr; allow_overshoot=True accepts it"
             )

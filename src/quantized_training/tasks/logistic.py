@@ -310,6 +310,7 @@ BINARY = Levels.binary()
 ANNEALING = Geometric(1.0, 0.88)  # the paper's 0.88^t, one round per epoch; t = 0 is the largest legal value itself
 
 #: Every method on Task I as the paper sets it (alpha 0.1, clip 1); what it leaves open is chosen in the chapter.
+#: At lr 1 no push overshoots; `allow_overshoot` lets the chapter's larger steps through.
 METHODS: dict[str, Make] = {
     "Full precision": lambda e: FullPrecision(BINARY),
     "BinaryConnect": lambda e: BinaryConnect(BINARY, uniform=rounding_noise(e)),
@@ -319,8 +320,10 @@ METHODS: dict[str, Make] = {
     "ProxQuant (L1)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l1"),
     "ProxQuant (L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l2", ensemble=True),
     "ProxQuant (squared L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "squared_l2"),
-    "ASkewSGD": lambda e: ASkew(BINARY, PSI, alpha=0.1, clip=1.0, epsilon=ANNEALING, merged=True),
-    "Modified ASkewSGD": lambda e: ASkew(BINARY, PHI, alpha=0.1, clip=1.0, epsilon=ANNEALING, merged=True),
+    "ASkewSGD": lambda e: ASkew(BINARY, PSI, alpha=0.1, clip=1.0, epsilon=ANNEALING, merged=True, allow_overshoot=True),
+    "Modified ASkewSGD": lambda e: ASkew(
+        BINARY, PHI, alpha=0.1, clip=1.0, epsilon=ANNEALING, merged=True, allow_overshoot=True
+    ),
     "SGDA (ε = 0.01)": lambda e: SGDA(BINARY, epsilon=0.01, dual_lr=1e-3),
     "SGDA (ε = 0.5)": lambda e: SGDA(BINARY, epsilon=0.5, dual_lr=1e-3),
 }
