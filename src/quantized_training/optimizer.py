@@ -123,7 +123,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
             if group["quantize"]:
                 self.method.check(group["levels"], group["lr"])
         latents = [self._latent(p) for _, p in parameters]
-        gradients = [p.grad for _, p in parameters]
+        originals = [p.grad for _, p in parameters]
         for (group, p), latent in zip(parameters, latents, strict=True):
             p.grad = -self.method.direction(p.grad, latent, group["levels"], self.state[p])
             if latent is not p:
@@ -131,8 +131,8 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         try:
             self.base.step()
         finally:  # what a caller logs afterwards is the loss's gradient
-            for (_, p), gradient in zip(parameters, gradients, strict=True):
-                p.grad = gradient
+            for (_, p), original in zip(parameters, originals, strict=True):
+                p.grad = original
         for group, p in parameters:
             latent = self.method.after_step(p.detach(), group["levels"], self.state[p], group["lr"])
             self._store(p, latent if self.method.forward_is_latent else latent.clone(), group)

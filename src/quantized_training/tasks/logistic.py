@@ -59,10 +59,9 @@ class Ensemble:
         def part(t: Tensor) -> Tensor:
             return t if t.shape[0] == 1 else t[seeds]
 
-        return Ensemble(
-            self.seeds[seeds], part(self.z), part(self.w_star), self.initial[seeds], part(self.order),
-            self.uniform[seeds], self.batch,
-        )  # fmt: skip
+        shared_or_own = {name: part(getattr(self, name)) for name in ("z", "w_star", "order")}
+        own = {"initial": self.initial[seeds], "uniform": self.uniform[seeds]}
+        return replace(self, seeds=self.seeds[seeds], **shared_or_own, **own)
 
     def one_batch_per_epoch(self) -> Ensemble:
         """The same ensemble with only the first batch of every epoch: as many steps as epochs."""
