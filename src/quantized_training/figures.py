@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "Modified ASkewSGD": ("#8a63d2", "solid"),
     "SGDA (ε = 0.01)": ("#d1495b", "solid"),
     "SGDA (ε = 0.5)": ("#d1495b", "dash"),
+    "Muehlebach–Jordan": ("#128c7e", "solid"),
+    "Projected gradient": ("#128c7e", "dash"),
 }
 PRINTED = "#c2408f"  # the paper's own numbers
 NEUTRAL = "#7a7a7a"  # floors, levels, reference lines
@@ -90,6 +92,23 @@ def band(x: Sequence, low: Sequence, high: Sequence, colour: str, name: str, **e
         showlegend=False,
         name=name,
         **extra,
+    )
+
+
+def contours(loss: Callable, x: Sequence[float], y: Sequence[float], count: int = 15, **extra) -> go.Contour:
+    """Level curves of `loss` (a function of an array (..., 2) of points) over the grid of x and y, as thin grey lines."""
+    grid = np.stack(np.meshgrid(np.asarray(x), np.asarray(y)), axis=-1)
+    return go.Contour(
+        x=rounded(x),
+        y=rounded(y),
+        z=rounded(np.asarray(loss(grid), dtype=float), 3),
+        ncontours=count,
+        contours={"coloring": "lines"},
+        colorscale=[[0, NEUTRAL], [1, NEUTRAL]],
+        line={"width": 1},
+        opacity=0.6,
+        showscale=False,
+        **{"hovertemplate": "loss %{z:.3f}<extra></extra>", "name": "loss", **extra},
     )
 
 

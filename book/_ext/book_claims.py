@@ -1,0 +1,138 @@
+"""The claims file (book/claims.yml) on the pages: a badge where an item is treated, and tables of verdicts.
+
+    {claim}`eq-13`            "Equation (13): holds", linked to its row on the errata page
+
+    :::{claims}               the rows whose label `see` starts with the prefix, in short form
+    :prefix: mj-
+    :::
+
+Without a prefix the directive shows every row in full, by section of the paper: the errata page.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx import addnodes
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+FILE = Path(__file__).resolve().parents[1] / "claims.yml"
+VERDICTS = ("holds", "holds under a stated reading", "does not hold", "cannot be decided")
+FIELDS = {"id", "item", "about", "section", "printed", "verdict", "right", "why", "see", "test"}
+OPTIONAL = {"why", "test"}
+
+
+def claims(file: Path = FILE) -> list[dict[str, str]]:
+    """The rows of the claims file, in its order; raises ValueError for a row that lacks something."""
+    rows = yaml.safe_load(file.read_text())
+    for row in rows:
+        if missing := FIELDS - OPTIONAL - row.keys():
+            raise ValueError(f"{file.name}: {row.get('id', row)} lacks {sorted(missing)}")
+        if unknown := row.keys() - FIELDS:
+            raise ValueError(f"{file.name}: {row['id']} has unknown fields {sorted(unknown)}")
+        if row["verdict"] not in VERDICTS:
+            raise ValueError(f"{file.name}: {row['id']}: verdict {row['verdict']!r} is not one of {VERDICTS}")
+    ids = [row["id"] for row in rows]
+    if double := {i for i in ids if ids.count(i) > 1}:
+        raise ValueError(f"{file.name}: more than one row for {sorted(double)}")
+    return rows
+
+
+def _anchor(row: dict) -> str:
+    return f"claim-{row['id']}"
+
+
+def _link(label: str, text: nodes.Node | None, docname: str) -> nodes.Node:
+    """What {ref}`label` would give; with `text`, that instead of the title of the section."""
+    link = addnodes.pending_xref(
+        "", refdomain="std", reftype="ref", reftarget=label, refexplicit=text is not None, refdoc=docname, refwarn=True
+    )
+    link += text if text is not None else nodes.inline(label, label, classes=["xref", "std", "std-ref"])
+    return link
+
+
+def _badge(verdict: str, text: str | None = None) -> nodes.inline:
+    kind = VERDICTS.index(verdict)
+    return nodes.inline("", text or verdict, classes=["claim", f"claim-{kind}"])
+
+
+class ClaimRole(SphinxRole):
+    def run(self):
+        self.env.note_dependency(str(FILE))
+        row = next((row for row in claims() if row["id"] == self.text), None)
+        if row is None:
+            message = self.inliner.reporter.error(f"no row {self.text!r} in {FILE.name}", line=self.lineno)
+            return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
+        return [_link(_anchor(row), _badge(row["verdict"], f"{row['item']}: {row['verdict']}"), self.env.docname)], []
+
+
+class ClaimsDirective(SphinxDirective):
+    option_spec = {"prefix": str}
+
+    def run(self):
+        self.env.note_dependency(str(FILE))
+        rows = claims()
+        if prefix := self.options.get("prefix"):
+            return [self._short([row for row in rows if row["see"].startswith(prefix)])]
+        result: list[nodes.Node] = [nodes.raw("", FILTER, format="html")]
+        for section in dict.fromkeys(row["section"] for row in rows):
+            result.append(nodes.rubric("", f"Section {section}" if section[0].isdigit() else section))
+            result += [self._full(row) for row in rows if row["section"] == section]
+        return result
+
+    def _text(self, markdown: str) -> list[nodes.Node]:
+        holder = nodes.container()
+        self.state.nested_parse(StringList(markdown.strip().splitlines(), FILE.name), 0, holder)
+        return holder.children
+
+    def _short(self, rows: list[dict]) -> nodes.table:
+        """A table: item, verdict, what is right, and where on the page."""
+        table = nodes.table(classes=["claims"])
+        group = nodes.tgroup("", *[nodes.colspec(colwidth=w) for w in (18, 14, 48, 20)], cols=4)
+        titles = ("item", "verdict", "what is right", "shown in")
+        head = nodes.row("", *[nodes.entry("", nodes.paragraph("", title)) for title in titles])
+        body = nodes.tbody()
+        for row in rows:
+            item = nodes.paragraph("", "", _link(_anchor(row), nodes.inline("", row["item"]), self.env.docname))
+            item += nodes.Text(f", {row['about']}")
+            place = nodes.paragraph("", "", _link(row["see"], None, self.env.docname))
+            cells = ([item], [nodes.paragraph("", "", _badge(row["verdict"]))], self._text(row["right"]), [place])
+            body += nodes.row("", *[nodes.entry("", *cell) for cell in cells])
+        group += [nodes.thead("", head), body]
+        table += group
+        return table
+
+    def _full(self, row: dict) -> nodes.container:
+        """One row of the errata: as printed, what is right, why, and what checks it."""
+        target = nodes.target("", "", ids=[_anchor(row)], names=[_anchor(row)])
+        self.state.document.note_explicit_target(target)
+        title = nodes.paragraph("", "", nodes.strong("", row["item"]), nodes.Text(f", {row['about']} "))
+        title += _badge(row["verdict"])
+        box = nodes.container("", target, title, classes=["claim-row", f"claim-row-{VERDICTS.index(row['verdict'])}"])
+        for name, field in (("As printed", "printed"), ("Right is", "right"), ("Because", "why")):
+            if row.get(field):
+                content = self._text(row[field])
+                content[0].insert(0, nodes.emphasis("", f"{name}: "))
+                box += content
+        checked = nodes.paragraph("", "", nodes.emphasis("", "Checked in: "), _link(row["see"], None, self.env.docname))
+        if row.get("test"):
+            checked += [nodes.Text("; "), nodes.literal("", row["test"])]
+        box += checked
+        return box
+
+
+FILTER = (
+    '<p class="claims-filter"><label for="claims-filter">Show</label> <select id="claims-filter"><option value="">all'
+    " items</option>"
+    + "".join(f'<option value="{i}">what {v}</option>' for i, v in enumerate(VERDICTS))
+    + '</select> <output for="claims-filter"></output></p>'
+)
+
+
+def setup(app) -> dict:
+    app.add_role("claim", ClaimRole())
+    app.add_directive("claims", ClaimsDirective)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
