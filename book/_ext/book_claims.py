@@ -35,6 +35,8 @@ def claims(file: Path = FILE) -> list[dict[str, str]]:
             raise ValueError(f"{file.name}: {row['id']} has unknown fields {sorted(unknown)}")
         if row["verdict"] not in VERDICTS:
             raise ValueError(f"{file.name}: {row['id']}: verdict {row['verdict']!r} is not one of {VERDICTS}")
+        if any("$" in row[field] or "`" in row[field] for field in ("item", "about")):
+            raise ValueError(f"{file.name}: {row['id']}: item and about are plain words, without formulas or code")
     ids = [row["id"] for row in rows]
     if double := {i for i in ids if ids.count(i) > 1}:
         raise ValueError(f"{file.name}: more than one row for {sorted(double)}")
