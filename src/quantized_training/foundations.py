@@ -43,22 +43,27 @@ def logistic_smoothness(z: Tensor) -> Tensor:
 def logistic_minimiser(z: Tensor, steps: int = 50, tolerance: float = 1e-12) -> Tensor:
     """The w that minimises `logistic_loss`, shape (n,), by Newton's method with halved steps; z (N, n).
 
-    Raises ValueError when the gradient is not below `tolerance` after `steps` steps: then the data can be separated by a
-    hyperplane, and no minimiser exists, or features are linearly dependent.
+    Raises ValueError where a hyperplane separates the two classes, because then the loss has no minimiser, and where the
+    gradient is not below `tolerance` after `steps` steps.
     """
     w = z.new_zeros(z.shape[-1])
     for _ in range(steps):
         gradient = logistic_gradient(w, z)
-        if gradient.norm() < tolerance:
-            return w
+        if gradient.norm() < tolerance or (_margins(w, z) > 0).all():
+            break
         newton, scale = torch.linalg.lstsq(logistic_hessian(w, z), gradient).solution, 1.0
         while scale > 1e-6 and logistic_loss(w - scale * newton, z) > logistic_loss(w, z) + 1e-15:
             scale /= 2
         w = w - scale * newton
-    raise ValueError(
-        f"no minimiser found in {steps} Newton steps: logistic loss has one only if no hyperplane separates the two classes "
-        "and the features are linearly independent"
-    )
+    if (_margins(w, z) > 0).all():
+        raise ValueError(
+            "no minimiser: a hyperplane separates the classes, and the logistic loss falls towards 0 at infinity"
+        )
+    if (size := logistic_gradient(w, z).norm()) >= tolerance:
+        raise ValueError(
+            f"no minimiser found: the gradient is {size:.1e} after {steps} Newton steps, not below {tolerance:g}"
+        )
+    return w
 
 
 def best_vector(loss: Callable[[Tensor], Tensor], levels: Levels, n: int, chunk: int = 1 << 14) -> tuple[Tensor, float]:

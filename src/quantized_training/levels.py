@@ -90,11 +90,12 @@ class Levels:
 
         dtype: default torch's default. Raises ValueError for n < 1 and for more than 2^22 vectors.
         """
-        count = len(self.values) ** n if n >= 1 else 0
-        if not 1 <= count <= 1 << 22:
-            what = f"{len(self.values)}^{n} vectors are more than can be listed" if n >= 1 else "there must be a weight"
-            raise ValueError(f"n={n} with {len(self.values)} levels: {what}; allowed is n >= 1 and K^n <= 2^22")
-        digits = [torch.arange(count) // len(self.values) ** (n - 1 - i) % len(self.values) for i in range(n)]
+        k = len(self.values)
+        if n < 1 or n * math.log2(k) > 22:
+            what = f"{k}^{n} vectors are more than can be listed" if n >= 1 else "there must be a weight"
+            raise ValueError(f"n={n} with {k} levels: {what}; allowed is n >= 1 with K^n <= 2^22")
+        index = torch.arange(k**n)
+        digits = [index // k ** (n - 1 - i) % k for i in range(n)]
         return torch.tensor(self.values, dtype=dtype)[torch.stack(digits, dim=1)]
 
     def cell(self, w: Tensor) -> Tensor:
