@@ -1,5 +1,6 @@
 """Codebooks: rounding against the written-out reference, exactness in every precision, bad input."""
 
+import itertools
 import math
 
 import pytest
@@ -117,3 +118,28 @@ def test_bad_bits_and_factor_say_what_is_allowed():
     for factor in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="positive"):
             Levels.binary().scaled(factor)
+
+
+@pytest.mark.parametrize("levels, n", [(Levels.binary(), 1), (Levels.binary(), 5), (Levels((-3.0, 0.25, 2.0)), 3)])
+def test_vectors_are_all_products_of_levels(levels, n):
+    got = levels.vectors(n, dtype=torch.float64)
+    assert got.dtype == torch.float64 and levels.vectors(n).dtype == torch.get_default_dtype()
+    assert [tuple(v) for v in got.tolist()] == list(itertools.product(levels.values, repeat=n))
+
+
+def test_float64_vectors_are_not_rounded_to_float32():
+    assert Levels((-0.1, 0.1)).vectors(1, dtype=torch.float64).flatten().tolist() == [-0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    "levels, n, words",
+    [
+        (Levels.binary(), 23, r"2\^23 vectors.*K\^n <= 2\^22"),
+        (Levels.integers(4), 11_000_000, r"16\^11000000 vectors"),
+        (Levels.binary(), 0, "there must be a weight.*n >= 1"),
+        (Levels.binary(), -2, "n >= 1"),
+    ],
+)
+def test_too_many_vectors_say_what_is_allowed(levels, n, words):
+    with pytest.raises(ValueError, match=words):
+        levels.vectors(n)

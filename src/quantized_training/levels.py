@@ -85,6 +85,19 @@ class Levels:
         """The levels as a tensor of shape (K,) with the dtype and device of `like`."""
         return _on(self.values, like.dtype, like.device).clone()
 
+    def vectors(self, n: int, dtype: torch.dtype | None = None) -> Tensor:
+        """All K^n admissible vectors of n weights, the set of (P1), one per row: shape (K^n, n), in lexicographic order.
+
+        dtype: default torch's default. Raises ValueError for n < 1 and for more than 2^22 vectors.
+        """
+        k = len(self.values)
+        if n < 1 or n * math.log2(k) > 22:
+            what = f"{k}^{n} vectors are more than can be listed" if n >= 1 else "there must be a weight"
+            raise ValueError(f"n={n} with {k} levels: {what}; allowed is n >= 1 with K^n <= 2^22")
+        index = torch.arange(k**n)
+        digits = [index // k ** (n - 1 - i) % k for i in range(n)]
+        return torch.tensor(self.values, dtype=dtype)[torch.stack(digits, dim=1)]
+
     def cell(self, w: Tensor) -> Tensor:
         """Index 0 .. K-1 of the level nearest to each weight; a midpoint belongs to the upper level."""
         return torch.bucketize(w.contiguous(), _on(self.midpoints, w.dtype, w.device), right=True)
