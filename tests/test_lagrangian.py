@@ -270,6 +270,59 @@ def test_linearisation_by_finite_differences_and_its_two_invariants():
     assert ref.f(e, Q, eps)[1] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("curvature, goal", [(1.0, 0.5), (1.0, 0.2), (3.0, 0.6), (0.5, -0.4)])
+@pytest.mark.parametrize("alternating", [False, True])
+def test_limits_of_the_steps_at_an_inner_edge(curvature, goal, alternating):
+    """simultaneous: eta_lam c^2 < a and eta_w (2a - eta_lam c^2) < 4; alternating: eta_w (2a + eta_lam c^2) < 4; a > 0."""
+    levels, eps = Levels.binary(), 0.5
+    e = math.sqrt(1 - eps)
+    c = 2 * e
+    lam = curvature * (e - goal) / c
+    a = curvature - 2 * lam
+    h = 1e-6
+    for eta_w, eta_lam in itertools.product((0.05, 0.5, 1.5, 3.0), (0.01, 0.1, 0.4, 1.5, 10.0)):
+        columns = []
+        for dw, dx in ((h, 0), (0, h)):
+            ends = []
+            for sign in (1, -1):
+                dual = tensor([[0.0], [lam + sign * dx], [0.0]])
+                w = tensor([e + sign * dw])
+                runs = descent_ascent(
+                    lambda w, k: curvature * (w - goal),
+                    w,
+                    levels,
+                    eps,
+                    eta_w,
+                    eta_lam,
+                    dual=dual,
+                    alternating=alternating,
+                )
+                w, dual = list(itertools.islice(runs, 2))[1]
+                ends.append(np.array([w.item(), dual[1].item()]))
+            columns.append((ends[0] - ends[1]) / (2 * h))
+        radius = np.abs(np.linalg.eigvals(np.stack(columns, axis=1))).max()
+        push = eta_lam * c * c
+        if alternating:
+            stable = a > 0 and eta_w * (2 * a + push) < 4
+        else:
+            stable = push < a and eta_w * (2 * a - push) < 4
+        if abs(radius - 1) > 1e-4:
+            assert (radius < 1) == stable, (eta_w, eta_lam, radius)
+
+
+def test_a_vanishing_gradient_of_the_lagrangian_at_an_infeasible_point():
+    """loss = -w, w = -1/2, lambda_2 = 1: dL/dw = 0, phi = -1/4; the KKT points are -sqrt(1/2) and 3/2 only."""
+    w, levels, eps = tensor([-0.5]), Levels.binary(), 0.5
+    f, slope = printed_pieces(w, levels, eps)
+    assert -1 - slope[1].item() == 0 and f.min().item() == -0.25
+    line = torch.linspace(-2, 2, 400_001, dtype=torch.float64)
+    kkt = line[kkt_residual(line, -torch.ones_like(line), levels, eps) < 1e-9]
+    edges = tensor([-math.sqrt(0.5), 1.5])
+    assert kkt_residual(edges, -torch.ones(2, dtype=torch.float64), levels, eps).max() < 1e-12
+    assert ((kkt[:, None] - edges).abs().min(1).values < 1e-5).all()
+    assert (edges - w).abs().min().item() == pytest.approx(0.207, abs=5e-4)
+
+
 # The dual problem
 
 
