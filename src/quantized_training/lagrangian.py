@@ -6,6 +6,7 @@ from a KKT point (21), descent ascent for many runs at once (Algorithm 2), its l
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -96,7 +97,7 @@ def descent_ascent(
     """
     dual = torch.zeros(len(levels.values) + 1, *w.shape, dtype=w.dtype) if dual is None else dual
     ceiling = torch.as_tensor(dual_max, dtype=w.dtype)
-    for k in range(10**9):
+    for k in itertools.count():
         yield w, dual
         f, slope = continuation(w, levels, epsilon)
         w = w - primal_lr * (grad(w, k) - (dual * slope).sum(0))
