@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import quadprog
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,6 +96,28 @@ def test_push_of_psi_is_up_to_half_of_that_of_phi(case, fraction):
 
 
 # --- the velocity ------------------------------------------------------------------------------------------------------
+
+
+@SETTINGS
+@given(levels_and_weights(), names, fractions, st.floats(0.1, 3), st.floats(-3, 3))
+def test_velocity_is_the_projection_found_by_a_solver(case, name, fraction, alpha, G):
+    """(20) for all weights at once as a quadratic program; midpoints, where it has no solution, left out."""
+    levels, drawn = case
+    constraint, g, dg = CONSTRAINTS[name]
+    eps = fraction * constraint.largest_epsilon(levels)
+    w = [x for x in drawn if min(abs(x - m) for m in levels.midpoints) > 1e-2]
+    value, slope = ([f(x, levels.values, eps) for x in w] for f in (g, dg))
+    index = [i for i in range(len(w)) if value[i] <= 0]
+    if not index:
+        return
+    normals = np.zeros((len(w), len(index)))
+    for column, i in enumerate(index):
+        normals[i, column] = slope[i]
+    solved = quadprog.solve_qp(
+        np.eye(len(w)), np.full(len(w), -G), normals, np.array([-alpha * value[i] for i in index])
+    )[0]
+    got = skewed_velocity(torch.full((len(w),), G, dtype=torch.float64), tensor(w), levels, eps, alpha, constraint)
+    assert got.tolist() == pytest.approx(solved.tolist(), rel=1e-6, abs=1e-6)
 
 
 def frozen(rule, w, steps=50):
