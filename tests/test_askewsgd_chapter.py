@@ -83,7 +83,7 @@ def test_rounds_without_a_constraint_between_unit_levels():
 
 @SETTINGS
 @given(levels_and_weights(), fractions)
-def test_push_of_psi_is_up_to_half_of_that_of_phi(case, fraction):
+def test_push_of_psi_is_between_half_and_all_of_that_of_phi(case, fraction):
     levels, w = case
     eps = fraction * PHI.largest_epsilon(levels)
     for x in w:
