@@ -3,7 +3,8 @@
  * A page carries each figure as <figure class="plotly-figure"> with its JSON (book/_ext/book_figures.py). A figure is
  * drawn when it comes near the screen, by one plotly.js shared by all pages, in the colours of the page's theme.
  * Plotly's own sliders and menus are drawn shapes that neither keyboard nor screen reader reaches, so they become
- * native controls: a range with a play button for a slider, a select for a menu.
+ * native controls: a range with a play button for a slider, a select for a menu. A live figure (layout.meta.live) has
+ * controls of its own, which compute what they show.
  */
 (() => {
   "use strict";
@@ -171,7 +172,8 @@
     await Plotly.newPlot(plot, data, layout, CONFIG);
     if (frames.length) await Plotly.addFrames(plot, frames);
 
-    const controls = [
+    const live = window.quantizedTraining?.live[layout.meta?.live?.kind]; // recomputed here (constraint.js), not stored
+    const controls = live ? live(Plotly, plot, layout.meta.live, { element, freshId }) : [
       ...updatemenus.map((menu) => selectControl(Plotly, plot, menu)),
       ...sliders.map((slider) => rangeControl(Plotly, plot, slider)),
     ].filter(Boolean);
