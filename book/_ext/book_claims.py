@@ -56,9 +56,8 @@ def _link(label: str, text: nodes.Node | None, docname: str) -> nodes.Node:
     return link
 
 
-def _badge(verdict: str, text: str | None = None) -> nodes.inline:
-    kind = VERDICTS.index(verdict)
-    return nodes.inline("", text or verdict, classes=["claim", f"claim-{kind}"])
+def _badge(verdict: str) -> nodes.inline:
+    return nodes.inline("", verdict, classes=["claim", f"claim-{VERDICTS.index(verdict)}"])
 
 
 class ClaimRole(SphinxRole):
@@ -68,7 +67,10 @@ class ClaimRole(SphinxRole):
         if row is None:
             message = self.inliner.reporter.error(f"no row {self.text!r} in {FILE.name}", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
-        return [_link(_anchor(row), _badge(row["verdict"], f"{row['item']}: {row['verdict']}"), self.env.docname)], []
+        badge = _badge(row["verdict"])
+        text = f"{row['item']}: {row['verdict']}"
+        badge.children = [_link(_anchor(row), nodes.inline("", text), self.env.docname)]
+        return [badge], []
 
 
 class ClaimsDirective(SphinxDirective):
