@@ -48,7 +48,8 @@ def admissible_velocity(
     if not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha={alpha}: it must be a positive finite number")
     inside = g <= tolerance
-    rows, b = jacobian[inside], jacobian[inside] @ grad - alpha * g[inside]
+    rows = jacobian[inside]
+    b = rows @ grad - alpha * g[inside]
     multipliers = np.zeros_like(g)
     if not (b > 0).any():
         return -grad, multipliers
@@ -62,10 +63,12 @@ def admissible_velocity(
             f"V_alpha is empty: no velocity satisfies the constraints {np.flatnonzero(inside).tolist()} at once, so the "
             "Mangasarian-Fromovitz constraint qualification fails at this point"
         )
-    binding = u > 0  # solved once more as equations: exact where |x| is large
-    x = np.linalg.lstsq(rows[binding], b[binding], rcond=None)[0]
-    multipliers[np.flatnonzero(inside)[binding]] = np.linalg.lstsq(rows[binding].T, x, rcond=None)[0] / length[binding]
-    return x - grad, multipliers
+    multipliers[inside] = u * (scale / residual**2) / length
+    if residual**2 < 1e-4:  # long x: solve once more for it, as equations
+        binding = np.flatnonzero(inside)[u > 0]
+        x = np.linalg.lstsq(rows[u > 0], b[u > 0], rcond=None)[0]
+        multipliers[binding] = np.linalg.lstsq(jacobian[binding].T, x, rcond=None)[0]
+    return jacobian.T @ multipliers - grad, multipliers
 
 
 def dual_value(multipliers: Array, grad: Array, g: Array, jacobian: Array, alpha: float) -> float:
