@@ -56,8 +56,9 @@ def _link(label: str, text: nodes.Node | None, docname: str) -> nodes.Node:
     return link
 
 
-def _badge(verdict: str) -> nodes.inline:
-    return nodes.inline("", verdict, classes=["claim", f"claim-{VERDICTS.index(verdict)}"])
+def _badge(verdict: str, content: nodes.Node | None = None) -> nodes.inline:
+    """Around the link, not inside: Sphinx makes the text of a resolved link anew."""
+    return nodes.inline("", "", content or nodes.Text(verdict), classes=["claim", f"claim-{VERDICTS.index(verdict)}"])
 
 
 class ClaimRole(SphinxRole):
@@ -67,10 +68,8 @@ class ClaimRole(SphinxRole):
         if row is None:
             message = self.inliner.reporter.error(f"no row {self.text!r} in {FILE.name}", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
-        badge = _badge(row["verdict"])
-        text = f"{row['item']}: {row['verdict']}"
-        badge.children = [_link(_anchor(row), nodes.inline("", text), self.env.docname)]
-        return [badge], []
+        text = nodes.inline("", f"{row['item']}: {row['verdict']}")
+        return [_badge(row["verdict"], _link(_anchor(row), text, self.env.docname))], []
 
 
 class ClaimsDirective(SphinxDirective):
