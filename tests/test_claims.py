@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -28,13 +29,16 @@ NUMBERED = {
 }
 
 
+@functools.cache
+def badges(page: Path) -> set[str]:
+    return {badge.get_text() for badge in BeautifulSoup(page.read_text(), "html.parser").select("span.claim")}
+
+
 @pytest.mark.parametrize("name", NUMBERED)
 def test_every_numbered_item_has_a_row_and_a_badge_on_a_page(built_book, name):
     assert ROWS[name]["item"] == NUMBERED[name]
     path = next(p for p, text in SOURCES.items() if re.search(rf"^\({re.escape(ROWS[name]['see'])}\)=$", text, re.M))
-    page = BeautifulSoup((built_book / "notebooks" / f"{path.stem}.html").read_text(), "html.parser")
-    badges = {badge.get_text() for badge in page.select("span.claim")}
-    assert f"{NUMBERED[name]}: {ROWS[name]['verdict']}" in badges
+    assert f"{NUMBERED[name]}: {ROWS[name]['verdict']}" in badges(built_book / "notebooks" / f"{path.stem}.html")
 
 
 def test_errata_page_has_every_row_in_full(built_book):
