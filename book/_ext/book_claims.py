@@ -80,9 +80,11 @@ class ClaimsDirective(SphinxDirective):
         rows = claims()
         if prefix := self.options.get("prefix"):
             return [self._short([row for row in rows if row["see"].startswith(prefix)])]
-        result: list[nodes.Node] = [nodes.raw("", FILTER, format="html")]
-        for section in dict.fromkeys(row["section"] for row in rows):
-            result.append(nodes.rubric("", f"Section {section}" if section[0].isdigit() else section))
+        result: list[nodes.Node] = [nodes.raw("", _filter(rows), format="html")]
+        # the sections of the paper, its appendices, and then other sources
+        for section in sorted({row["section"] for row in rows}, key=lambda s: (not s[0].isdigit(), len(s) > 1, s)):
+            kind = "Section " if section[0].isdigit() else "Appendix " if len(section) == 1 else ""
+            result.append(nodes.rubric("", kind + section))
             result += [self._full(row) for row in rows if row["section"] == section]
         return result
 
@@ -127,12 +129,15 @@ class ClaimsDirective(SphinxDirective):
         return box
 
 
-FILTER = (
-    '<p class="claims-filter"><label for="claims-filter">Show</label> <select id="claims-filter"><option value="">all'
-    " items</option>"
-    + "".join(f'<option value="{i}">what {v}</option>' for i, v in enumerate(VERDICTS))
-    + '</select> <output for="claims-filter"></output></p>'
-)
+def _filter(rows: list[dict]) -> str:
+    counts = [sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS]
+    options = "".join(
+        f'<option value="{i}">what {v} ({n})</option>' for i, (v, n) in enumerate(zip(VERDICTS, counts, strict=True))
+    )
+    return (
+        '<p class="claims-filter"><label for="claims-filter">Show</label> <select id="claims-filter">'
+        f'<option value="">all items ({len(rows)})</option>{options}</select> <output for="claims-filter"></output></p>'
+    )
 
 
 def setup(app) -> dict:
