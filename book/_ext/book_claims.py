@@ -82,7 +82,8 @@ class ClaimsDirective(SphinxDirective):
             return [self._short([row for row in rows if row["see"].startswith(prefix)])]
         result: list[nodes.Node] = [nodes.raw("", _filter(rows), format="html")]
         # the sections of the paper, its appendices, and then other sources
-        for section in sorted({row["section"] for row in rows}, key=lambda s: (not s[0].isdigit(), len(s) > 1, s)):
+        order = sorted({row["section"] for row in rows}, key=lambda s: (0 if s[0].isdigit() else min(len(s), 2), s))
+        for section in order:
             kind = "Section " if section[0].isdigit() else "Appendix " if len(section) == 1 else ""
             result.append(nodes.rubric("", kind + section))
             result += [self._full(row) for row in rows if row["section"] == section]
