@@ -12,13 +12,15 @@ of the annealing): in float32 a weight closer than 2e-4 to the midpoint then loo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .levels import Levels, _on
+
+Numbers = Tensor | float
 
 
 def _geometry(w: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,11 +64,24 @@ def _psi_derivative(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
     return torch.where(beyond == 0, 4 * u * (h * h - u * u), -2 * beyond)
 
 
+def _phi_pushes(a: Tensor, h: Numbers, e2: Numbers, epsilon: float, alpha: float) -> tuple[Tensor, Tensor]:
+    return (e2 / a).sub_(a).mul_(alpha / 2), (a - (h + epsilon)).mul_(alpha)
+
+
+def _psi_pushes(a: Tensor, h: Numbers, e2: Numbers, epsilon: float, alpha: float) -> tuple[Tensor, Tensor]:
+    steeper = (math.sqrt(epsilon) / (h * h - a * a).clamp_min_(torch.finfo(a.dtype).tiny)).add_(1)
+    inner = (e2 / a).sub_(a).mul_(alpha / 4).mul_(steeper)
+    beyond = (a - h).clamp_min_(0)
+    return inner, (epsilon / beyond).neg_().add_(beyond).mul_(alpha / 2)
+
+
 @dataclass(frozen=True)
 class Constraint:
     """One of the two constraint functions, applied to every weight by itself.
 
     value, derivative: (w, levels, epsilon) -> tensor of w's shape.
+    distance_pushes: `pushes` from the distance a to the midpoint, half the gap h and the squared half-width e2 of the
+    infeasible middle: (a, h, e2, epsilon, alpha) -> inner, outer.
     band: epsilon -> distance of the outer feasible edge from the outermost level.
     """
 
@@ -74,8 +89,27 @@ class Constraint:
     equation: int
     value: Callable[[Tensor, Levels, float], Tensor]
     derivative: Callable[[Tensor, Levels, float], Tensor]
+    distance_pushes: Callable[[Tensor, Numbers, Numbers, float, float], tuple[Tensor, Tensor]]
     band: Callable[[float], float]
     cap: Callable[[float], float]
+
+    def pushes(self, w: Tensor, levels: Levels, epsilon: float, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+        """side, inner, outer: the size alpha |g|/|g'| of the push where a weight is infeasible, negative where it is not.
+
+        side is +1 from the midpoint of the weight's gap on and -1 below it. `inner` counts between the midpoint and the
+        feasible edge, where the push points to `side`; `outer` past the outer levels, where it points the other way.
+        """
+        middles, halves = levels.midpoints, [gap / 2 for gap in levels.gaps]
+        # intervals that touch or overlap leave their gap unconstrained
+        squares = [e2 if e2 > 0 else -math.inf for e2 in (h * h - self.band(epsilon) for h in halves)]
+        if len(halves) == 1:
+            m, h, e2 = middles[0], halves[0], squares[0]
+        else:
+            gap = (levels.gap(w) - 1).clamp_(0, len(halves) - 1)
+            m, h, e2 = (_on(tuple(values), w.dtype, w.device)[gap] for values in (middles, halves, squares))
+        u = w + (0.0 - m)  # plus, not minus: it turns -0.0 into 0.0
+        side = torch.copysign(torch.ones((), dtype=w.dtype, device=w.device), u)
+        return side, *self.distance_pushes(u.abs_(), h, e2, epsilon, alpha)
 
     def largest_epsilon(self, levels: Levels) -> float:
         """The value that epsilon must stay strictly below: gap^2/4 for (22), gap^4/16 for (19), over the smallest gap.
@@ -113,18 +147,25 @@ class Constraint:
         return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-PHI = Constraint("phi", 22, _phi, _phi_derivative, lambda eps: eps, lambda gap: gap**2 / 4)
-PSI = Constraint("psi", 19, _psi, _psi_derivative, math.sqrt, lambda gap: gap**4 / 16)
+PHI = Constraint("phi", 22, _phi, _phi_derivative, _phi_pushes, lambda eps: eps, lambda gap: gap**2 / 4)
+PSI = Constraint("psi", 19, _psi, _psi_derivative, _psi_pushes, math.sqrt, lambda gap: gap**4 / 16)
 
 
-def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
-    """The smooth constraints f_1 .. f_(K+1) whose minimum is phi (paper, section 5): shape (K + 1, *w.shape).
+def each_piece(w: Tensor, levels: Levels, epsilon: float) -> Iterator[Tensor]:
+    """The smooth constraints f_1 .. f_(K+1) whose minimum is phi (paper, section 5), one after the other.
 
     f_1 = eps - (q_1 - w),  f_j = eps - (q_(j-1) - w)(w - q_j) for j = 2..K,  f_(K+1) = eps - (w - q_K).
     """
     q = levels.values
-    middle = [epsilon - (a - w) * (w - b) for a, b in zip(q, q[1:], strict=False)]
-    return torch.stack([epsilon - (q[0] - w), *middle, epsilon - (w - q[-1])])
+    yield epsilon - (q[0] - w)
+    for a, b in zip(q, q[1:], strict=False):
+        yield epsilon - (a - w) * (w - b)
+    yield epsilon - (w - q[-1])
+
+
+def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
+    """All of `each_piece`: shape (K + 1, *w.shape)."""
+    return torch.stack(list(each_piece(w, levels, epsilon)))
 
 
 def pieces_derivative(w: Tensor, levels: Levels) -> Tensor:

@@ -13,6 +13,11 @@ from ..schedules import Schedule, as_schedule
 from .base import Method
 
 
+def _unbounded_below_zero(push: Tensor) -> Tensor:
+    """In place: a push >= 0 as it is, a negative one (the weight is feasible) times 2^100: no bound on any velocity."""
+    return torch.nn.functional.leaky_relu_(push, 2.0**100)
+
+
 def skewed_velocity(
     grad: Tensor,
     w: Tensor,
@@ -33,13 +38,11 @@ def skewed_velocity(
 
     clip_velocity: clip the whole velocity instead, the paper's reading; it biases stochastic gradients beyond `clip`.
     """
-    g = constraint.value(w, levels, epsilon)
-    slope = constraint.derivative(w, levels, epsilon)
-    free = -grad
-    push = (alpha * g.abs() / slope.abs()).nan_to_num(nan=clip, posinf=clip).clamp_max(clip)
-    pushed = torch.where(slope >= 0, torch.maximum(free, push), torch.minimum(free, -push))
-    velocity = torch.where((g > 0) | ((g == 0) & (slope == 0)), free, pushed)
-    return velocity.clamp(-clip, clip) if clip_velocity else velocity
+    # In units of `side` an inner push bounds the velocity from below, an outer one from above.
+    side, inner, outer = constraint.pushes(w, levels, epsilon, alpha)
+    lower, upper = _unbounded_below_zero(inner.clamp_max_(clip)), _unbounded_below_zero(outer.clamp_max_(clip)).neg_()
+    velocity = grad.mul(side).neg_().clamp_(lower, upper).mul_(side)
+    return velocity.clamp_(-clip, clip) if clip_velocity else velocity
 
 
 class ASkew(Method):
@@ -52,6 +55,8 @@ class ASkew(Method):
     clip_velocity: see `skewed_velocity`.
     Raises ValueError for values outside their range; `QuantizedOptimizer` repeats the checks at every step.
     """
+
+    elementwise = True
 
     def __init__(
         self,

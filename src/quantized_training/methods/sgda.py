@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..constraints import PHI, pieces, pieces_derivative
+from ..constraints import PHI, each_piece
 from ..levels import Levels
-from .base import Method
+from .base import Method, chunks
 
 
 class SGDA(Method):
@@ -33,11 +33,20 @@ class SGDA(Method):
         self.check(levels, lr=0.0)
 
     def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        f = pieces(w, levels, self.epsilon)
-        dual = state.setdefault("dual", torch.zeros_like(f))
-        velocity = (dual * pieces_derivative(w, levels)).sum(0) - grad
-        dual.sub_(f, alpha=self.dual_lr).clamp_(0, self.dual_max)  # ascent: the gradient of L in lambda is -f
-        return velocity
+        out = torch.empty_like(grad)
+        self.descent(grad, w, levels, state, out)
+        return out.neg_()
+
+    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
+        local = w.to_local() if hasattr(w, "to_local") else w
+        duals = state.setdefault("dual", local.new_zeros(len(levels.values) + 1, *local.shape))
+        q = levels.values
+        for g, x, o, below, *middle, above in chunks(grad, w, out, *duals):
+            o.copy_(g).sub_(below).add_(above)  # the gradient of L in w is that of the loss minus sum_j lambda_j f_j'
+            for dual, a, b in zip(middle, q, q[1:], strict=False):
+                o.addcmul_(dual, 2 * x - (a + b), value=-1)
+            for dual, f in zip((below, *middle, above), each_piece(x, levels, self.epsilon), strict=True):
+                dual.sub_(f, alpha=self.dual_lr).clamp_(0, self.dual_max)  # ascent: the gradient in lambda is -f
 
     def check(self, levels: Levels, lr: float) -> None:
         PHI.check_epsilon(self.epsilon, levels)
