@@ -64,15 +64,16 @@ def _psi_derivative(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
     return torch.where(beyond == 0, 4 * u * (h * h - u * u), -2 * beyond)
 
 
-def _phi_pushes(a: Tensor, h: Numbers, e2: Numbers, epsilon: float, alpha: float) -> tuple[Tensor, Tensor]:
-    return (e2 / a).sub_(a).mul_(alpha / 2), (a - (h + epsilon)).mul_(alpha)
+def _phi_magnitudes(a: Tensor, inside: Tensor, h: Numbers, e2: Numbers, epsilon: float) -> tuple[Tensor, Tensor]:
+    return torch.where(inside, e2 - a * a, a - (h + epsilon)), torch.where(inside, 2 * a, 1.0)
 
 
-def _psi_pushes(a: Tensor, h: Numbers, e2: Numbers, epsilon: float, alpha: float) -> tuple[Tensor, Tensor]:
-    steeper = (math.sqrt(epsilon) / (h * h - a * a).clamp_min_(torch.finfo(a.dtype).tiny)).add_(1)
-    inner = (e2 / a).sub_(a).mul_(alpha / 4).mul_(steeper)
-    beyond = (a - h).clamp_min_(0)
-    return inner, (epsilon / beyond).neg_().add_(beyond).mul_(alpha / 2)
+def _psi_magnitudes(a: Tensor, inside: Tensor, h: Numbers, e2: Numbers, epsilon: float) -> tuple[Tensor, Tensor]:
+    square = a * a
+    q = h * h - square
+    beyond = a - h
+    value = torch.where(inside, (e2 - square) * (q + math.sqrt(epsilon)), beyond * beyond - epsilon)
+    return value, torch.where(inside, 4 * a * q, 2 * beyond)
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class Constraint:
     """One of the two constraint functions, applied to every weight by itself.
 
     value, derivative: (w, levels, epsilon) -> tensor of w's shape.
-    distance_pushes: `pushes` from the distance a to the midpoint, half the gap h and the squared half-width e2 of the
-    infeasible middle: (a, h, e2, epsilon, alpha) -> inner, outer.
+    magnitudes: -value and |derivative| from the distance a to the midpoint: (a, a < h, h, e2, epsilon) with h half the
+    gap and e2 the squared half-width of the infeasible middle.
     band: epsilon -> distance of the outer feasible edge from the outermost level.
     """
 
@@ -89,27 +90,30 @@ class Constraint:
     equation: int
     value: Callable[[Tensor, Levels, float], Tensor]
     derivative: Callable[[Tensor, Levels, float], Tensor]
-    distance_pushes: Callable[[Tensor, Numbers, Numbers, float, float], tuple[Tensor, Tensor]]
+    magnitudes: Callable[[Tensor, Tensor, Numbers, Numbers, float], tuple[Tensor, Tensor]]
     band: Callable[[float], float]
     cap: Callable[[float], float]
 
-    def pushes(self, w: Tensor, levels: Levels, epsilon: float, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-        """side, inner, outer: the size alpha |g|/|g'| of the push where a weight is infeasible, negative where it is not.
+    def depth(self, w: Tensor, levels: Levels, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        """What an optimizer's step needs, in one go: inwards, deficit, steepness, each of w's shape.
 
-        side is +1 from the midpoint of the weight's gap on and -1 below it. `inner` counts between the midpoint and the
-        feasible edge, where the push points to `side`; `outer` past the outer levels, where it points the other way.
+        deficit = -value, so that a weight is infeasible where it is > 0; steepness = |derivative|; inwards = +-1, the
+        direction in which the constraint grows (+1 at a midpoint). The numbers of each gap are computed once, in double
+        precision.
         """
-        middles, halves = levels.midpoints, [gap / 2 for gap in levels.gaps]
+        halves = [gap / 2 for gap in levels.gaps]
         # intervals that touch or overlap leave their gap unconstrained
         squares = [e2 if e2 > 0 else -math.inf for e2 in (h * h - self.band(epsilon) for h in halves)]
         if len(halves) == 1:
-            m, h, e2 = middles[0], halves[0], squares[0]
+            m, h, e2 = levels.midpoints[0], halves[0], squares[0]
         else:
             gap = (levels.gap(w) - 1).clamp_(0, len(halves) - 1)
-            m, h, e2 = (_on(tuple(values), w.dtype, w.device)[gap] for values in (middles, halves, squares))
-        u = w + (0.0 - m)  # plus, not minus: it turns -0.0 into 0.0
-        side = torch.copysign(torch.ones((), dtype=w.dtype, device=w.device), u)
-        return side, *self.distance_pushes(u.abs_(), h, e2, epsilon, alpha)
+            m, h, e2 = (_on(tuple(x), w.dtype, w.device)[gap] for x in (levels.midpoints, halves, squares))
+        u = w + (0.0 - m)  # plus, because it turns -0.0 into 0.0
+        a = u.abs()
+        inside = a < h
+        inwards = torch.copysign(torch.ones((), dtype=w.dtype, device=w.device), torch.where(inside, u, -u))
+        return inwards, *self.magnitudes(a, inside, h, e2, epsilon)
 
     def largest_epsilon(self, levels: Levels) -> float:
         """The value that epsilon must stay strictly below: gap^2/4 for (22), gap^4/16 for (19), over the smallest gap.
@@ -147,8 +151,8 @@ class Constraint:
         return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-PHI = Constraint("phi", 22, _phi, _phi_derivative, _phi_pushes, lambda eps: eps, lambda gap: gap**2 / 4)
-PSI = Constraint("psi", 19, _psi, _psi_derivative, _psi_pushes, math.sqrt, lambda gap: gap**4 / 16)
+PHI = Constraint("phi", 22, _phi, _phi_derivative, _phi_magnitudes, lambda eps: eps, lambda gap: gap**2 / 4)
+PSI = Constraint("psi", 19, _psi, _psi_derivative, _psi_magnitudes, math.sqrt, lambda gap: gap**4 / 16)
 
 
 def each_piece(w: Tensor, levels: Levels, epsilon: float) -> Iterator[Tensor]:

@@ -13,11 +13,6 @@ from ..schedules import Schedule, as_schedule
 from .base import Method
 
 
-def _unbounded_below_zero(push: Tensor) -> Tensor:
-    """In place: a push >= 0 as it is, a negative one (the weight is feasible) times 2^100: no bound on any velocity."""
-    return torch.nn.functional.leaky_relu_(push, 2.0**100)
-
-
 def skewed_velocity(
     grad: Tensor,
     w: Tensor,
@@ -38,11 +33,12 @@ def skewed_velocity(
 
     clip_velocity: clip the whole velocity instead, the paper's reading; it biases stochastic gradients beyond `clip`.
     """
-    # In units of `side` an inner push bounds the velocity from below, an outer one from above.
-    side, inner, outer = constraint.pushes(w, levels, epsilon, alpha)
-    lower, upper = _unbounded_below_zero(inner.clamp_max_(clip)), _unbounded_below_zero(outer.clamp_max_(clip)).neg_()
-    velocity = grad.mul(side).neg_().clamp_(lower, upper).mul_(side)
-    return velocity.clamp_(-clip, clip) if clip_velocity else velocity
+    inwards, deficit, steepness = constraint.depth(w, levels, epsilon)
+    push = (alpha * deficit / steepness).clamp_max(clip)
+    free = -grad
+    too_slow = (deficit >= 0) & (free * inwards < push)
+    velocity = torch.where(too_slow, push * inwards, free)
+    return velocity.clamp(-clip, clip) if clip_velocity else velocity
 
 
 class ASkew(Method):
