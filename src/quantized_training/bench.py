@@ -15,10 +15,10 @@ import argparse
 import shutil
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
 from torch.nn.functional import softplus
 
 from . import PHI, PSI, SGDA, ASkew, BinaryConnect, FullPrecision, Levels, Method, ProxQuant, StraightThrough
@@ -197,8 +197,12 @@ def compare_steps(names: list[str], width: int, repeats: int, compile: bool) -> 
     a, b, out = (torch.rand(size) for _ in range(3))
     add = min(milliseconds(lambda: torch.add(a, b, out=out)) for _ in range(repeats + 3))
     bandwidth = 12 * size / add / 1e6
-    print(f"\nOne step on {size:,} float32 weights (ResNet-18), levels {{-1, +1}}; torch.add moves {bandwidth:.0f} GB/s here")
-    print("time / SGD's, median (range) of interleaved rounds; ratio of the fastest; bytes per weight; share of bandwidth")
+    print(
+        f"\nOne step on {size:,} float32 weights (ResNet-18), levels {{-1, +1}}; torch.add moves {bandwidth:.0f} GB/s here"
+    )
+    print(
+        "time / SGD's, median (range) of interleaved rounds; ratio of the fastest; bytes per weight; share of bandwidth"
+    )
     if compile and not shutil.which("g++") and not shutil.which("clang++"):
         print("no C++ compiler is found (g++ or clang++): the compiled rows are left out")
         compile = False
@@ -206,7 +210,10 @@ def compare_steps(names: list[str], width: int, repeats: int, compile: bool) -> 
     def line(name: str, mode: str, result: tuple, numbers: int, note: str = "") -> None:
         values, mine, its = result
         share = 4 * numbers * size / mine / 1e6 / bandwidth
-        print(f"  {name:26s} {mode:9s} {spread(values):22s} {mine / its:5.1f}x  {4 * numbers:3d} B  {share:4.0%}  {note}", flush=True)
+        print(
+            f"  {name:26s} {mode:9s} {spread(values):22s} {mine / its:5.1f}x  {4 * numbers:3d} B  {share:4.0%}  {note}",
+            flush=True,
+        )
 
     for name in names:
         make, numbers = STEPS[name]
@@ -216,6 +223,7 @@ def compare_steps(names: list[str], width: int, repeats: int, compile: bool) -> 
         if not compile or name == "BinaryConnect, stochastic":  # its random numbers come from a generator of its own
             continue
         torch.compiler.reset()
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
         sgd, step = compiled_step(None, weights(width)), compiled_step(make(), weights(width))
         sgd()
         seconds = milliseconds(step) / 1e3
@@ -236,7 +244,9 @@ def compare_cooper(width: int, repeats: int) -> None:
         peer(), step()
     apart = max((a - b).abs().max().item() for a, b in zip(theirs, ours, strict=True))
     values, mine, its = ratios(peer, step, repeats, 0)
-    print(f"Cooper's step / SGDA's step, eager: {spread(values)}, of the fastest {mine / its:.1f}x; max |dw| after 3 steps {apart:.0e}")
+    print(
+        f"Cooper's step / SGDA's step, eager: {spread(values)}, of the fastest {mine / its:.1f}x; max |dw| after 3 steps {apart:.0e}"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -251,7 +261,9 @@ def main(argv: list[str] | None = None) -> None:
                         help="precision of both sides (default float32, torch's own; the book computes in float64)")  # fmt: skip
     parser.add_argument("--only", choices=("seeds", "steps"), help="one of the two parts (default both)")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of the steps' timings (default 15)")
-    parser.add_argument("--width", type=int, default=64, help="width of the ResNet-18 whose weights are stepped (default 64)")
+    parser.add_argument(
+        "--width", type=int, default=64, help="width of the ResNet-18 whose weights are stepped (default 64)"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled steps out")
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=list(STEPS), metavar="METHOD",
                         help="which methods' steps (default all)")  # fmt: skip

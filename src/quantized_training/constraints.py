@@ -161,10 +161,10 @@ def each_piece(w: Tensor, levels: Levels, epsilon: float) -> Iterator[Tensor]:
     f_1 = eps - (q_1 - w),  f_j = eps - (q_(j-1) - w)(w - q_j) for j = 2..K,  f_(K+1) = eps - (w - q_K).
     """
     q = levels.values
-    yield epsilon - (q[0] - w)
+    yield w + (epsilon - q[0])
     for a, b in zip(q, q[1:], strict=False):
-        yield epsilon - (a - w) * (w - b)
-    yield epsilon - (w - q[-1])
+        yield (w - a) * (w - b) + epsilon
+    yield (epsilon + q[-1]) - w
 
 
 def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:

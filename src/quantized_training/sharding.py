@@ -197,7 +197,14 @@ def demonstrate(fault: bool = False) -> list[dict]:
 
 def table(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of `demonstrate()`'s result, ready to be shown."""
-    header = ["Method", "ZeRO: max |Δw|", "FSDP2: max |Δw|", "State in one process", "State per rank, ZeRO", "State per rank, FSDP2"]
+    header = [
+        "Method",
+        "ZeRO: max |Δw|",
+        "FSDP2: max |Δw|",
+        "State in one process",
+        "State per rank, ZeRO",
+        "State per rank, FSDP2",
+    ]
 
     def state(row: dict, key: str) -> str:
         return " + ".join(f"{part['latent'] + part['duals']:,}" for part in row[key])
@@ -212,7 +219,9 @@ def table(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m quantized_training.sharding", description=__doc__.split("\n\n")[0])
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--fault", action="store_true", help="give the second process the first one's half of every batch")
+    parser.add_argument(
+        "--fault", action="store_true", help="give the second process the first one's half of every batch"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
