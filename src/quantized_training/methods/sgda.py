@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..constraints import PHI, each_piece
+from ..constraints import PHI
 from ..levels import Levels
 from .base import Method, chunks
 
@@ -40,13 +40,16 @@ class SGDA(Method):
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
         local = w.to_local() if hasattr(w, "to_local") else w
         duals = state.setdefault("dual", local.new_zeros(len(levels.values) + 1, *local.shape))
-        q = levels.values
+        (low, high), rate, box = levels.hull, self.dual_lr, (0, self.dual_max)
+        # In place, without temporaries; the gradient of L in lambda is -f, in w that of the loss minus sum_j lambda_j f_j'.
         for g, x, o, below, *middle, above in chunks(grad, w, out, *duals):
-            o.copy_(g).sub_(below).add_(above)  # the gradient of L in w is that of the loss minus sum_j lambda_j f_j'
-            for dual, a, b in zip(middle, q, q[1:], strict=False):
-                o.addcmul_(dual, 2 * x - (a + b), value=-1)
-            for dual, f in zip((below, *middle, above), each_piece(x, levels, self.epsilon), strict=True):
-                dual.sub_(f, alpha=self.dual_lr).clamp_(0, self.dual_max)  # ascent: the gradient in lambda is -f
+            torch.sub(g, below, out=o).add_(above)
+            below.sub_(x, alpha=rate).sub_(rate * (self.epsilon - low)).clamp_(*box)
+            above.add_(x, alpha=rate).sub_(rate * (self.epsilon + high)).clamp_(*box)
+            for dual, m, gap in zip(middle, levels.midpoints, levels.gaps, strict=False):
+                u = x - m  # f_j = u^2 - (gap/2)^2 + eps
+                o.addcmul_(dual, u, value=-2)
+                dual.addcmul_(u, u, value=-rate).add_(rate * (gap * gap / 4 - self.epsilon)).clamp_(*box)
 
     def check(self, levels: Levels, lr: float) -> None:
         PHI.check_epsilon(self.epsilon, levels)
