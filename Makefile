@@ -33,7 +33,7 @@ book: setup  ## execute the notebooks that changed and build the pages: _build/h
 test: book browser  ## all tests, those of the built pages in a headless browser included
 	$(PY) -m pytest
 
-bench: setup  ## time one training run of many seeds against the same runs one by one
+bench: setup  ## time many seeds in one run against one by one, and a step of each method against SGD
 	$(PY) -m quantized_training.bench
 
 browser: setup  ## find a Chromium for the page tests, or install one

@@ -65,6 +65,8 @@ def test_the_printed_tables():
 def test_the_bench_prints_ratios_and_that_the_numbers_agree(capsys):
     bench.main(
         [
+            "--only",
+            "seeds",
             "--seeds",
             "3",
             "--singles",

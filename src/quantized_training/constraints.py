@@ -12,13 +12,15 @@ of the annealing): in float32 a weight closer than 2e-4 to the midpoint then loo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .levels import Levels, _on
+
+Numbers = Tensor | float
 
 
 def _geometry(w: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,11 +64,25 @@ def _psi_derivative(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
     return torch.where(beyond == 0, 4 * u * (h * h - u * u), -2 * beyond)
 
 
+def _phi_magnitudes(a: Tensor, inside: Tensor, h: Numbers, e2: Numbers, epsilon: float) -> tuple[Tensor, Tensor]:
+    return torch.where(inside, e2 - a * a, a - (h + epsilon)), torch.where(inside, 2 * a, 1.0)
+
+
+def _psi_magnitudes(a: Tensor, inside: Tensor, h: Numbers, e2: Numbers, epsilon: float) -> tuple[Tensor, Tensor]:
+    square = a * a
+    q = h * h - square
+    beyond = a - h
+    value = torch.where(inside, (e2 - square) * (q + math.sqrt(epsilon)), beyond * beyond - epsilon)
+    return value, torch.where(inside, 4 * a * q, 2 * beyond)
+
+
 @dataclass(frozen=True)
 class Constraint:
     """One of the two constraint functions, applied to every weight by itself.
 
     value, derivative: (w, levels, epsilon) -> tensor of w's shape.
+    magnitudes: -value and |derivative| from the distance a to the midpoint: (a, a < h, h, e2, epsilon) with h half the
+    gap and e2 the squared half-width of the infeasible middle.
     band: epsilon -> distance of the outer feasible edge from the outermost level.
     """
 
@@ -74,8 +90,30 @@ class Constraint:
     equation: int
     value: Callable[[Tensor, Levels, float], Tensor]
     derivative: Callable[[Tensor, Levels, float], Tensor]
+    magnitudes: Callable[[Tensor, Tensor, Numbers, Numbers, float], tuple[Tensor, Tensor]]
     band: Callable[[float], float]
     cap: Callable[[float], float]
+
+    def depth(self, w: Tensor, levels: Levels, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        """What an optimizer's step needs, in one go: inwards, deficit, steepness, each of w's shape.
+
+        deficit = -value, so that a weight is infeasible where it is > 0; steepness = |derivative|; inwards = +-1, the
+        direction in which the constraint grows (+1 at a midpoint). The numbers of each gap are computed once, in double
+        precision.
+        """
+        halves = [gap / 2 for gap in levels.gaps]
+        # intervals that touch or overlap leave their gap unconstrained
+        squares = [e2 if e2 > 0 else -math.inf for e2 in (h * h - self.band(epsilon) for h in halves)]
+        if len(halves) == 1:
+            m, h, e2 = levels.midpoints[0], halves[0], squares[0]
+        else:
+            gap = (levels.gap(w) - 1).clamp_(0, len(halves) - 1)
+            m, h, e2 = (_on(tuple(x), w.dtype, w.device)[gap] for x in (levels.midpoints, halves, squares))
+        u = w + (0.0 - m)  # plus, because it turns -0.0 into 0.0
+        a = u.abs()
+        inside = a < h
+        inwards = torch.copysign(torch.ones((), dtype=w.dtype, device=w.device), torch.where(inside, u, -u))
+        return inwards, *self.magnitudes(a, inside, h, e2, epsilon)
 
     def largest_epsilon(self, levels: Levels) -> float:
         """The value that epsilon must stay strictly below: gap^2/4 for (22), gap^4/16 for (19), over the smallest gap.
@@ -113,18 +151,25 @@ class Constraint:
         return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-PHI = Constraint("phi", 22, _phi, _phi_derivative, lambda eps: eps, lambda gap: gap**2 / 4)
-PSI = Constraint("psi", 19, _psi, _psi_derivative, math.sqrt, lambda gap: gap**4 / 16)
+PHI = Constraint("phi", 22, _phi, _phi_derivative, _phi_magnitudes, lambda eps: eps, lambda gap: gap**2 / 4)
+PSI = Constraint("psi", 19, _psi, _psi_derivative, _psi_magnitudes, math.sqrt, lambda gap: gap**4 / 16)
 
 
-def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
-    """The smooth constraints f_1 .. f_(K+1) whose minimum is phi (paper, section 5): shape (K + 1, *w.shape).
+def each_piece(w: Tensor, levels: Levels, epsilon: float) -> Iterator[Tensor]:
+    """The smooth constraints f_1 .. f_(K+1) whose minimum is phi (paper, section 5), one after the other.
 
     f_1 = eps - (q_1 - w),  f_j = eps - (q_(j-1) - w)(w - q_j) for j = 2..K,  f_(K+1) = eps - (w - q_K).
     """
     q = levels.values
-    middle = [epsilon - (a - w) * (w - b) for a, b in zip(q, q[1:], strict=False)]
-    return torch.stack([epsilon - (q[0] - w), *middle, epsilon - (w - q[-1])])
+    yield w + (epsilon - q[0])
+    for a, b in zip(q, q[1:], strict=False):
+        yield (w - a) * (w - b) + epsilon
+    yield (epsilon + q[-1]) - w
+
+
+def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
+    """All of `each_piece`: shape (K + 1, *w.shape)."""
+    return torch.stack(list(each_piece(w, levels, epsilon)))
 
 
 def pieces_derivative(w: Tensor, levels: Levels) -> Tensor:

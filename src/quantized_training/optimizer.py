@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,12 @@ from torch import Tensor
 
 from .levels import Levels
 from .methods import Method
+from .methods.base import chunks
+
+
+def _whole(t: Tensor) -> Tensor:
+    """A tensor whose parts lie on several processes (DTensor), on each of them."""
+    return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
 class QuantizedOptimizer(torch.optim.Optimizer):
@@ -37,6 +43,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
             )
         self.base, self.method = base, method
         self._view: str | None = None
+        self._descents: dict[Tensor, Tensor] = {}  # kept, because fresh memory costs more than the arithmetic
         self._linked = False
         super().__init__(base.param_groups, {})
         self.param_groups, self.defaults = base.param_groups, base.defaults
@@ -72,15 +79,43 @@ class QuantizedOptimizer(torch.optim.Optimizer):
     def _adopt(self, group: dict) -> None:
         if group["quantize"]:
             for p in group["params"]:
-                self._store(p, p.detach().clone(), group)
+                if not self.method.forward_is_latent:
+                    self.state[p]["latent"] = p.detach().clone()
+                    self._round(p, group)
 
-    def _store(self, p: Tensor, latent: Tensor, group: dict) -> None:
-        """Make `latent` the latent weights of p, and put the method's forward point into p."""
+    def _parts(self, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+        return chunks(*tensors) if self.method.elementwise else [tensors]
+
+    def _round(self, p: Tensor, group: dict) -> None:
+        """Put the method's forward point of the latent weights into p."""
         state = self.state[p]
-        p.copy_(self.method.forward_point(latent, group["levels"], state))
+        for x, latent in self._parts(p.detach(), state["latent"]):
+            x.copy_(self.method.forward_point(latent, group["levels"], state))
+        state["version"] = p._version
+
+    def _descent(self, p: Tensor, latent: Tensor, group: dict) -> Tensor:
+        """What the base optimizer takes for the gradient of p: minus the method's direction."""
+        if type(self.method).direction is Method.direction:
+            return p.grad
+        if torch.compiler.is_compiling():  # a tensor that the compiled step need not write to memory
+            return -self.method.direction(p.grad, latent, group["levels"], self.state[p])
+        if p not in self._descents:
+            self._descents[p] = torch.empty_like(p.grad)
+        self.method.descent(p.grad, latent.detach(), group["levels"], self.state[p], self._descents[p])
+        return self._descents[p]
+
+    def _correct(self, p: Tensor, group: dict) -> None:
+        """What the method does after the base optimizer's step from the latent weights, which is in p."""
         if not self.method.forward_is_latent:
-            state["latent"] = latent
-            state["version"] = p._version
+            both = self._parts(p.detach(), self.state[p]["latent"])
+        elif type(self.method).after_step is not Method.after_step:
+            both = ((x, x) for (x,) in self._parts(p.detach()))
+        else:
+            return
+        for x, latent in both:
+            latent.copy_(self.method.after_step(x, group["levels"], self.state[p], group["lr"]))
+        if not self.method.forward_is_latent:
+            self._round(p, group)
 
     def _latent(self, p: Tensor) -> Tensor:
         """The latent weights of p; raises RuntimeError where p was overwritten by somebody else since the last step."""
@@ -93,6 +128,15 @@ class QuantizedOptimizer(torch.optim.Optimizer):
                 "belong to it; load weights before the QuantizedOptimizer is made, or load its own state_dict"
             )
         return state["latent"]
+
+    @staticmethod
+    def _raise_where_not_finite(gradients: list[Tensor]) -> None:
+        for g in gradients:
+            if count := int(_whole((~g.isfinite()).sum())):
+                raise FloatingPointError(
+                    f"the gradient of a parameter of shape {tuple(g.shape)} has {count} entries that are NaN or infinite; "
+                    "no parameter was changed (lower the learning rate, or look for a division by zero)"
+                )
 
     def _quantized_parameters(self) -> Iterator[tuple[dict, Tensor]]:
         for group in self.param_groups:
@@ -113,19 +157,16 @@ class QuantizedOptimizer(torch.optim.Optimizer):
                 loss = closure()
         parameters = [(group, p) for group, p in self._quantized_parameters() if p.grad is not None]
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if gradients and not torch.stack([g.isfinite().all() for g in gradients]).all():
-            bad = next(g for g in gradients if not g.isfinite().all())
-            raise FloatingPointError(
-                f"the gradient of a parameter of shape {tuple(bad.shape)} has {int((~bad.isfinite()).sum())} entries that are "
-                "NaN or infinite; no parameter was changed (lower the learning rate, or look for a division by zero)"
-            )
+        # A finite sum has finite terms, and adding up is many times faster than looking; only a sum can overflow, too.
+        if gradients and not _whole(torch.stack([g.sum() for g in gradients])).isfinite().all():
+            self._raise_where_not_finite(gradients)
         for group in self.param_groups:
             if group["quantize"]:
                 self.method.check(group["levels"], group["lr"])
         latents = [self._latent(p) for _, p in parameters]
         originals = [p.grad for _, p in parameters]
         for (group, p), latent in zip(parameters, latents, strict=True):
-            p.grad = -self.method.direction(p.grad, latent, group["levels"], self.state[p])
+            p.grad = self._descent(p, latent, group)
             if latent is not p:
                 p.copy_(latent)
         try:
@@ -134,8 +175,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
             for (_, p), original in zip(parameters, originals, strict=True):
                 p.grad = original
         for group, p in parameters:
-            latent = self.method.after_step(p.detach(), group["levels"], self.state[p], group["lr"])
-            self._store(p, latent if self.method.forward_is_latent else latent.clone(), group)
+            self._correct(p, group)
         return loss
 
     @contextmanager

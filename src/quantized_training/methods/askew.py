@@ -33,12 +33,11 @@ def skewed_velocity(
 
     clip_velocity: clip the whole velocity instead, the paper's reading; it biases stochastic gradients beyond `clip`.
     """
-    g = constraint.value(w, levels, epsilon)
-    slope = constraint.derivative(w, levels, epsilon)
+    inwards, deficit, steepness = constraint.depth(w, levels, epsilon)
+    push = (alpha * deficit / steepness).clamp_max(clip)
     free = -grad
-    push = (alpha * g.abs() / slope.abs()).nan_to_num(nan=clip, posinf=clip).clamp_max(clip)
-    pushed = torch.where(slope >= 0, torch.maximum(free, push), torch.minimum(free, -push))
-    velocity = torch.where((g > 0) | ((g == 0) & (slope == 0)), free, pushed)
+    too_slow = (deficit >= 0) & (free * inwards < push)
+    velocity = torch.where(too_slow, push * inwards, free)
     return velocity.clamp(-clip, clip) if clip_velocity else velocity
 
 
@@ -52,6 +51,8 @@ class ASkew(Method):
     clip_velocity: see `skewed_velocity`.
     Raises ValueError for values outside their range; `QuantizedOptimizer` repeats the checks at every step.
     """
+
+    elementwise = True
 
     def __init__(
         self,

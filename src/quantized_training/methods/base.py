@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor
 
 from ..levels import Levels
+
+CHUNK = 2**17  # weights: the temporaries of one piece stay in a processor's second-level cache
+
+
+def chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Views of tensors of one shape, piece by piece; of a sharded tensor (DTensor) the part on this process.
+
+    One piece where cutting brings nothing: off the CPU, for small or strided tensors, and where torch compiles.
+    """
+    tensors = tuple(t.to_local() if hasattr(t, "to_local") else t for t in tensors)
+    whole = tensors[0].numel() <= CHUNK or tensors[0].device.type != "cpu" or torch.compiler.is_compiling()
+    if whole or not all(t.is_contiguous() for t in tensors):
+        return [tensors]
+    return zip(*(t.view(-1).split(CHUNK) for t in tensors), strict=True)
 
 
 class Method:
@@ -16,6 +33,9 @@ class Method:
 
     #: True where `forward_point` is the latent weight itself, so that no second copy of the weights is needed.
     forward_is_latent = True
+    #: True where every slot treats each weight by itself and leaves `state` alone: then it may be given any part of a
+    #: parameter's weights (a piece that fits in the cache, the shard on this process).
+    elementwise = False
 
     def __init__(self, levels: Levels) -> None:
         if not isinstance(levels, Levels):
@@ -32,6 +52,11 @@ class Method:
     def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
         """The direction v of the step w + lr * v, from the gradient at `forward_point(w)`."""
         return -grad
+
+    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
+        """Write minus `direction` to `out`: what the base optimizer takes for the gradient."""
+        for g, x, o in chunks(grad, w, out) if self.elementwise else [(grad, w, out)]:
+            torch.neg(self.direction(g, x, levels, state), out=o)
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         """The latent weights after the base optimizer's step, corrected where the method asks for it."""
@@ -55,3 +80,5 @@ class Method:
 
 class FullPrecision(Method):
     """Ordinary training; the levels only say how `QuantizedOptimizer.quantized` rounds."""
+
+    elementwise = True

@@ -44,6 +44,7 @@ class BinaryConnect(Method):
     ) -> None:
         super().__init__(levels)
         self.stochastic = stochastic
+        self.elementwise = not stochastic  # `uniform` draws for a whole parameter
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same stream on every device
         self._uniform = uniform or self._draw
 

@@ -66,6 +66,7 @@ class ProxQuant(Method):
         if not all(0 <= self.strength(k) < math.inf for k in (0, 1)):
             raise ValueError(f"strength={strength}: a regularisation strength is finite and not negative")
         self.norm, self.ensemble = norm, ensemble
+        self.elementwise = norm != "l2"
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         strength = lr * self.strength(self.t)

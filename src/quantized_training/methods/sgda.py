@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..constraints import PHI, pieces, pieces_derivative
+from ..constraints import PHI
 from ..levels import Levels
-from .base import Method
+from .base import Method, chunks
 
 
 class SGDA(Method):
@@ -33,11 +33,23 @@ class SGDA(Method):
         self.check(levels, lr=0.0)
 
     def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        f = pieces(w, levels, self.epsilon)
-        dual = state.setdefault("dual", torch.zeros_like(f))
-        velocity = (dual * pieces_derivative(w, levels)).sum(0) - grad
-        dual.sub_(f, alpha=self.dual_lr).clamp_(0, self.dual_max)  # ascent: the gradient of L in lambda is -f
-        return velocity
+        out = torch.empty_like(grad)
+        self.descent(grad, w, levels, state, out)
+        return out.neg_()
+
+    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
+        local = w.to_local() if hasattr(w, "to_local") else w
+        duals = state.setdefault("dual", local.new_zeros(len(levels.values) + 1, *local.shape))
+        (low, high), rate, box = levels.hull, self.dual_lr, (0, self.dual_max)
+        # In place, without temporaries; the gradient of L in lambda is -f, in w that of the loss minus sum_j lambda_j f_j'.
+        for g, x, o, below, *middle, above in chunks(grad, w, out, *duals):
+            torch.sub(g, below, out=o).add_(above)
+            below.sub_(x, alpha=rate).sub_(rate * (self.epsilon - low)).clamp_(*box)
+            above.add_(x, alpha=rate).sub_(rate * (self.epsilon + high)).clamp_(*box)
+            for dual, m, gap in zip(middle, levels.midpoints, levels.gaps, strict=False):
+                u = x - m  # f_j = u^2 - (gap/2)^2 + eps
+                o.addcmul_(dual, u, value=-2)
+                dual.addcmul_(u, u, value=-rate).add_(rate * (gap * gap / 4 - self.epsilon)).clamp_(*box)
 
     def check(self, levels: Levels, lr: float) -> None:
         PHI.check_epsilon(self.epsilon, levels)

@@ -31,6 +31,7 @@ class StraightThrough(Method):
     """Gradient at the nearest level (1), passed on where the latent weight lies inside the hull (3)."""
 
     forward_is_latent = False
+    elementwise = True
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
         return levels.nearest(w)
@@ -47,6 +48,7 @@ class KBitStraightThrough(Method):
     """
 
     forward_is_latent = False
+    elementwise = True
 
     def __init__(self, bits: int) -> None:
         super().__init__(Levels.binary() if bits == 1 else Levels.integers(bits))
