@@ -20,8 +20,6 @@ from torch import Tensor
 
 from .levels import Levels, _on
 
-Numbers = Tensor | float
-
 
 def _geometry(w: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
     """Per weight: u = w - midpoint of its gap, h = half of that gap, beyond = signed distance past the outer levels.
@@ -64,25 +62,11 @@ def _psi_derivative(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
     return torch.where(beyond == 0, 4 * u * (h * h - u * u), -2 * beyond)
 
 
-def _phi_magnitudes(a: Tensor, inside: Tensor, h: Numbers, e2: Numbers, epsilon: float) -> tuple[Tensor, Tensor]:
-    return torch.where(inside, e2 - a * a, a - (h + epsilon)), torch.where(inside, 2 * a, 1.0)
-
-
-def _psi_magnitudes(a: Tensor, inside: Tensor, h: Numbers, e2: Numbers, epsilon: float) -> tuple[Tensor, Tensor]:
-    square = a * a
-    q = h * h - square
-    beyond = a - h
-    value = torch.where(inside, (e2 - square) * (q + math.sqrt(epsilon)), beyond * beyond - epsilon)
-    return value, torch.where(inside, 4 * a * q, 2 * beyond)
-
-
 @dataclass(frozen=True)
 class Constraint:
     """One of the two constraint functions, applied to every weight by itself.
 
     value, derivative: (w, levels, epsilon) -> tensor of w's shape.
-    magnitudes: -value and |derivative| from the distance a to the midpoint: (a, a < h, h, e2, epsilon) with h half the
-    gap and e2 the squared half-width of the infeasible middle.
     band: epsilon -> distance of the outer feasible edge from the outermost level.
     """
 
@@ -90,30 +74,34 @@ class Constraint:
     equation: int
     value: Callable[[Tensor, Levels, float], Tensor]
     derivative: Callable[[Tensor, Levels, float], Tensor]
-    magnitudes: Callable[[Tensor, Tensor, Numbers, Numbers, float], tuple[Tensor, Tensor]]
     band: Callable[[float], float]
     cap: Callable[[float], float]
 
-    def depth(self, w: Tensor, levels: Levels, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-        """What an optimizer's step needs, in one go: inwards, deficit, steepness, each of w's shape.
+    def push(self, w: Tensor, levels: Levels, epsilon: float) -> Tensor:
+        """-g / g' of infeasible weights, which points to their feasible interval, and 0 for the others: w's shape.
 
-        deficit = -value, so that a weight is infeasible where it is > 0; steepness = |derivative|; inwards = +-1, the
-        direction in which the constraint grows (+1 at a midpoint). The numbers of each gap are computed once, in double
-        precision.
+        +inf at a midpoint. On an edge it is not 0 but a rounding error of the right sign, so that its sign says which weights
+        may not be left to themselves. Comparisons are slow on a processor, hence the clamps. The push of phi is half of
+        e^2/u - u in a gap and the distance to the edge beyond the hull; that of psi follows from
+        psi_(s^2) = phi_s (2 s - phi_s): it is that of phi_s times (1 + s / (s - phi_s)) / 2.
         """
-        halves = [gap / 2 for gap in levels.gaps]
-        # intervals that touch or overlap leave their gap unconstrained
-        squares = [e2 if e2 > 0 else -math.inf for e2 in (h * h - self.band(epsilon) for h in halves)]
-        if len(halves) == 1:
-            m, h, e2 = levels.midpoints[0], halves[0], squares[0]
+        s, ulp = self.band(epsilon), torch.finfo(w.dtype).eps
+        squares = [(gap * gap / 4 - s) * (1 + ulp) for gap in levels.gaps]  # e^2, and an edge is an ulp wide
+        squares = [e2 if e2 > 0 else -1.0 for e2 in squares]  # intervals that touch leave their gap unconstrained
+        if len(squares) == 1:
+            m, e2 = levels.midpoints[0], squares[0]
         else:
-            gap = (levels.gap(w) - 1).clamp_(0, len(halves) - 1)
-            m, h, e2 = (_on(tuple(x), w.dtype, w.device)[gap] for x in (levels.midpoints, halves, squares))
+            gap = (levels.gap(w) - 1).clamp_(0, len(squares) - 1)
+            m, e2 = (_on(tuple(x), w.dtype, w.device)[gap] for x in (levels.midpoints, squares))
         u = w + (0.0 - m)  # plus, because it turns -0.0 into 0.0
-        a = u.abs()
-        inside = a < h
-        inwards = torch.copysign(torch.ones((), dtype=w.dtype, device=w.device), torch.where(inside, u, -u))
-        return inwards, *self.magnitudes(a, inside, h, e2, epsilon)
+        depth = (e2 - u * u).clamp_min_(0)  # -phi in a gap
+        low, high = levels.values[0] - s, levels.values[-1] + s
+        back = w.clamp(low + ulp * abs(low), high - ulp * abs(high)).sub_(w)
+        push = torch.addcdiv(back, depth, u, value=0.5)
+        if self is PSI:
+            depth += back.abs_()
+            push *= (s / 2) / depth.add_(s) + 0.5
+        return push.nan_to_num_(0.0, math.inf, -math.inf) if min(squares) < 0 else push  # 0 / 0 where intervals touch
 
     def largest_epsilon(self, levels: Levels) -> float:
         """The value that epsilon must stay strictly below: gap^2/4 for (22), gap^4/16 for (19), over the smallest gap.
@@ -151,8 +139,8 @@ class Constraint:
         return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-PHI = Constraint("phi", 22, _phi, _phi_derivative, _phi_magnitudes, lambda eps: eps, lambda gap: gap**2 / 4)
-PSI = Constraint("psi", 19, _psi, _psi_derivative, _psi_magnitudes, math.sqrt, lambda gap: gap**4 / 16)
+PHI = Constraint("phi", 22, _phi, _phi_derivative, lambda eps: eps, lambda gap: gap**2 / 4)
+PSI = Constraint("psi", 19, _psi, _psi_derivative, math.sqrt, lambda gap: gap**4 / 16)
 
 
 def each_piece(w: Tensor, levels: Levels, epsilon: float) -> Iterator[Tensor]:

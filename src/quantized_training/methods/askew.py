@@ -6,11 +6,12 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold_
 
 from ..constraints import PSI, Constraint
 from ..levels import Levels
 from ..schedules import Schedule, as_schedule
-from .base import Method
+from .base import Method, chunks
 
 
 def skewed_velocity(
@@ -33,12 +34,18 @@ def skewed_velocity(
 
     clip_velocity: clip the whole velocity instead, the paper's reading; it biases stochastic gradients beyond `clip`.
     """
-    inwards, deficit, steepness = constraint.depth(w, levels, epsilon)
-    push = (alpha * deficit / steepness).clamp_max(clip)
-    free = -grad
-    too_slow = (deficit >= 0) & (free * inwards < push)
-    velocity = torch.where(too_slow, push * inwards, free)
-    return velocity.clamp(-clip, clip) if clip_velocity else velocity
+    push = constraint.push(w, levels, epsilon).mul_(alpha).clamp_(-clip, clip)
+    velocity = -_pushed(grad, push)
+    return velocity.clamp_(-clip, clip) if clip_velocity else velocity
+
+
+def _pushed(grad: Tensor, push: Tensor, out: Tensor | None = None) -> Tensor:
+    """min(grad, -push) where push > 0, max(grad, -push) where push < 0, grad where it is 0."""
+    if torch.compiler.is_compiling():  # there a comparison costs nothing, otherwise more than all the rest
+        return torch.where(push * (push + grad) > 0, -push, grad)
+    return torch.clamp(
+        grad, threshold_(-push, 0, -math.inf), threshold_(push, 0, -math.inf).neg_(), out=out
+    )  # changes push, a temporary
 
 
 class ASkew(Method):
@@ -83,6 +90,13 @@ class ASkew(Method):
         return skewed_velocity(
             grad, w, levels, self.epsilon, self.alpha, self.constraint, self.clip, self.clip_velocity
         )
+
+    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
+        for g, x, o in chunks(grad, w, out):
+            push = self.constraint.push(x, levels, self.epsilon).mul_(self.alpha).clamp_(-self.clip, self.clip)
+            _pushed(g, push, o)
+            if self.clip_velocity:
+                o.clamp_(-self.clip, self.clip)
 
     def check(self, levels: Levels, lr: float) -> None:
         self.constraint.check_epsilon(self.epsilon, levels, self.merged)
