@@ -254,6 +254,18 @@ def test_discrete_push_of_phi(eps, share, product):
     assert pushed - (1 + eps) == pytest.approx((1 - product) * d, abs=1e-12)
 
 
+@SETTINGS
+@given(levels_and_weights(), names, fractions, st.floats(0.1, 100))
+def test_push_of_at_most_half_the_smallest_gap_keeps_the_rounding(case, name, fraction, alpha):
+    levels, drawn = case
+    constraint, *_ = CONSTRAINTS[name]
+    w = tensor([x for x in drawn if min(abs(x - m) for m in levels.midpoints) > 1e-9])
+    clip = min(levels.gaps) / 2 * (1 - 1e-9)
+    eps = fraction * constraint.largest_epsilon(levels)
+    after = w + skewed_velocity(torch.zeros_like(w), w, levels, eps, alpha, constraint, clip)
+    assert torch.equal(levels.cell(after), levels.cell(w))
+
+
 def test_push_at_task_2_s_settings_is_a_two_cycle():
     w, seen = tensor([1.06]), []
     for _ in range(60):

@@ -19,10 +19,10 @@ from quantized_training.lagrangian import (
     dual_ascent,
     dual_function,
     kkt_residual,
-    linearised_eigenvalues,
     moreau_envelope,
     primal_function,
     printed_pieces,
+    step_eigenvalues,
     tangent_pieces,
 )
 from quantized_training.training import trajectory
@@ -141,6 +141,24 @@ def test_lemma_1_with_its_constants(levels, R):
     assert 0.9 * R * max(1, c) <= slope <= A + R * max(1, c) + 1e-9
 
 
+@pytest.mark.parametrize("levels", LEVEL_SETS)
+def test_lemma_1_for_several_weights(levels):
+    """Phi - loss has modulus 2 R and slope bound R max(1, c) on the ball of radius R, along random segments in three dimensions."""
+    rng = torch.Generator().manual_seed(0)
+    eps, R = 0.6 * PHI.largest_epsilon(levels), 3.0
+    low, high = levels.hull
+    size = torch.where(torch.rand(4000, 1, generator=rng, dtype=torch.float64) < 0.5, 0.2, 3.0)
+    x = torch.rand(4000, 3, generator=rng, dtype=torch.float64) * (high - low + 2) + low - 1
+    y = x + size * torch.randn(4000, 3, generator=rng, dtype=torch.float64)
+    t = torch.rand(4000, generator=rng, dtype=torch.float64)
+    at = [primal_function(tensor(0.0), v, levels, eps, R, ball=True) for v in (x, y, x + t[:, None] * (y - x))]
+    apart = (x - y).norm(dim=1)
+    defect = (at[2] - (1 - t) * at[0] - t * at[1]) / (t * (1 - t) * apart**2 / 2)
+    assert 1.2 * R < defect.max() <= 2 * R * (1 + 1e-9)
+    c = math.sqrt(max(levels.gaps) ** 2 - 4 * eps)
+    assert ((at[0] - at[1]).abs() <= R * max(1, c) * apart * (1 + 1e-9)).all()
+
+
 def test_moreau_envelope_of_the_absolute_value_is_hubers_function():
     grid = torch.linspace(-4, 4, 1601, dtype=torch.float64)
     for parameter in (0.25, 1.0, 2.0):
@@ -246,28 +264,92 @@ def test_descent_ascent_written_out(alternating):
         w, lam = new, late if alternating else simultaneous
 
 
-def test_linearisation_by_finite_differences_and_its_two_invariants():
-    Q, eps = (-1.0, 1.0), 0.5
+def test_flow_at_a_kkt_pair_has_the_stated_trace_and_determinant():
+    """(eigenvalue of a simultaneous step - 1) / eta_w is one of the flow: trace 2 lam - loss'', determinant ratio c^2."""
+    levels, eps = Levels.binary(), 0.5
     e = math.sqrt(1 - eps)
     for curvature, slope_of_loss in ((0.2, 1.0), (3.0, 1.0), (0.0, 0.4)):
         lam = slope_of_loss / (2 * e)
-
-        def flow(w, x, ratio, c=curvature, s=slope_of_loss):
-            return np.array([-(s + c * (w - e)) + x * 2 * w, -ratio * (eps - (-1 - w) * (w - 1))])
-
         for ratio in (0.01, 1.0, 100.0):
-            h = 1e-6
-            columns = [
-                (flow(e + h, lam, ratio) - flow(e - h, lam, ratio)) / (2 * h),
-                (flow(e, lam + h, ratio) - flow(e, lam - h, ratio)) / (2 * h),
-            ]
-            want = np.sort_complex(np.linalg.eigvals(np.stack(columns, axis=1)))
-            got = linearised_eigenvalues(curvature, lam, 2.0, 2 * e, torch.tensor(ratio)).numpy()
-            np.testing.assert_allclose(np.sort_complex(got), want, rtol=1e-5, atol=1e-6)
-            assert got.sum().real == pytest.approx(2 * lam - curvature)
-            assert got.prod().real == pytest.approx(ratio * 4 * e * e)
-            assert (got.real.max() > 0) == (curvature < 2 * lam)
-    assert ref.f(e, Q, eps)[1] == pytest.approx(0, abs=1e-12)
+            found = step_eigenvalues(
+                lambda w, k, c=curvature, s=slope_of_loss: s + c * (w - e),
+                tensor([e]),
+                tensor([[0.0], [lam], [0.0]]),
+                levels=levels,
+                epsilon=eps,
+                primal_lr=1e-3,
+                dual_lr=1e-3 * ratio,
+            )
+            moving = found[found.abs() > 1e-9]  # the other two multipliers are held at 0
+            flow = (moving - 1) / 1e-3
+            assert len(found) == 4 and len(flow) == 2
+            assert flow.sum().real.item() == pytest.approx(2 * lam - curvature, abs=1e-9)
+            assert flow.prod().real.item() == pytest.approx(ratio * 4 * e * e)
+            assert (flow.real.max() > 0) == (curvature < 2 * lam)
+
+
+@pytest.mark.parametrize("alternating", [False, True])
+def test_step_eigenvalues_by_finite_differences(alternating):
+    levels, eps, h = Levels.ternary(), 0.1, 1e-6
+    H = tensor([[1.0, 0.8], [0.8, 1.5]])
+    w, dual = tensor([0.3, -0.8]), torch.linspace(0.1, 0.9, 8, dtype=torch.float64).reshape(4, 2)
+    settings = {"levels": levels, "epsilon": eps, "primal_lr": 0.2, "dual_lr": 0.3, "alternating": alternating}
+
+    def step(z):
+        w, dual = list(
+            itertools.islice(descent_ascent(lambda v, k: v @ H, z[:2], dual=z[2:].view(4, 2), **settings), 2)
+        )[1]
+        return torch.cat([w, dual.flatten()])
+
+    z = torch.cat([w, dual.flatten()])
+    columns = [(step(z + d) - step(z - d)) / (2 * h) for d in h * torch.eye(10, dtype=torch.float64)]
+    want = np.sort_complex(np.linalg.eigvals(torch.stack(columns, 1).numpy()))
+    got = np.sort_complex(step_eigenvalues(lambda v, k: v @ H, w, dual, **settings).numpy())
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_two_orders_on_the_bilinear_game():
+    for eta in (0.02, 0.15, 0.5, 1.5):
+        sim, alt = np.array([1.0, 0.0]), np.array([1.0, 0.0])
+        for _ in range(100):
+            sim = np.array([sim[0] - eta * sim[1], sim[1] + eta * sim[0]])
+            w = alt[0] - eta * alt[1]
+            alt = np.array([w, alt[1] + eta * w])
+            assert alt @ alt - eta * alt[0] * alt[1] == pytest.approx(1)
+            assert np.hypot(*alt) <= 1 / math.sqrt(1 - eta / 2)  # the ellipse, eta < 2
+        assert np.hypot(*sim) == pytest.approx((1 + eta**2) ** 50)
+
+
+@pytest.mark.parametrize("levels", LEVEL_SETS)
+def test_every_gap_has_an_infeasible_stationary_point(levels):
+    """Loss with slope M cos: between the edges of each gap the slope of Phi changes from positive to negative at |u| <= M / 2D."""
+    eps, M, D = 0.4 * PHI.largest_epsilon(levels), 0.5, 4.0
+    for a, b in itertools.pairwise(levels.values):
+        e, m = math.sqrt((b - a) ** 2 / 4 - eps), (a + b) / 2
+        w = torch.linspace(m - e, m + e, 20_001, dtype=torch.float64)
+        phi = primal_function(M * torch.sin(3 * w) / 3, w[:, None], levels, eps, D)
+        top = w[phi.argmax()]
+        assert w[0] < top < w[-1] and abs(top - m) <= M / (2 * D) + 1e-3
+        slope = phi.diff() / w.diff()
+        flat = w[1:][slope.abs() < 0.1]
+        assert ((flat - m).abs() <= (M + 0.1) / (2 * D) + 1e-3).all()
+
+
+def test_a_bound_below_the_multiplier_does_not_hold_the_weight():
+    """loss = s (1.5 - w) beyond the outer edge 1.5: multiplier s; at the inner edge e of a loss rising with s: s / (2 e)."""
+    levels, eps = Levels.binary(), 0.5
+    e = math.sqrt(0.5)
+    line = torch.linspace(-4, 4, 800_001, dtype=torch.float64)
+    for s, edge, multiplier in ((-0.8, 1.5, 0.8), (0.8, e, 0.8 / (2 * e))):
+        near = line[(line - edge).abs() < 0.005]
+        for bound, held in ((1.01 * multiplier, True), (0.99 * multiplier, False)):
+            phi = primal_function(s * near, near[:, None], levels, eps, bound)
+            assert (abs(near[phi.argmin()] - edge) < 1e-4) == held
+    runs = descent_ascent(
+        lambda w, k: -torch.ones_like(w), tensor([0.9, 0.9]), levels, eps, 0.1, 0.1, dual_max=tensor([0.9, 1.1])
+    )
+    *_, (w, _) = itertools.islice(runs, 3000)
+    assert w[0] > 25 and w[1] == pytest.approx(1.5, abs=0.5)
 
 
 @pytest.mark.parametrize("curvature, goal", [(1.0, 0.5), (1.0, 0.2), (3.0, 0.6), (0.5, -0.4)])
@@ -339,6 +421,30 @@ def test_dual_of_a_quadratic_has_the_closed_form_and_no_gap():
     assert duals[-1].item() == pytest.approx((1 - t / e) / 2, abs=1e-3)
     assert values[-1].item() == pytest.approx((e - t) ** 2 / 2, abs=1e-6)
     assert grid[minimisers[-1]].item() == pytest.approx(e, abs=1e-3)
+
+
+def test_one_weight_with_a_quadratic_loss_has_no_gap():
+    rng = np.random.default_rng(6)
+    for _ in range(15):
+        levels = Levels(tuple(np.cumsum(rng.uniform(0.4, 1.4, rng.integers(2, 6))).tolist()))
+        eps = 0.5 * PHI.largest_epsilon(levels)
+        edges = tensor(PHI.feasible_intervals(levels, eps)).flatten()
+        w = torch.cat([torch.linspace(edges[0].item(), edges[-1].item(), 301, dtype=torch.float64), edges])
+        f, t = pieces(w, levels, eps), rng.uniform(levels.hull[0] - 0.3, levels.hull[1] + 0.3)
+        for bowl, gap in ((lambda x, t=t: (x - t) ** 2 / 2, False), (lambda x, t=t: (x - t).abs().sqrt(), True)):
+            loss = bowl(w)
+            one = np.ones((1, len(w)))
+            mixed = linprog(loss.numpy(), A_ub=-f.numpy(), b_ub=np.zeros(len(f)), A_eq=one, b_eq=[1.0]).fun
+            best = loss[(f > -1e-12).all(0)].min().item()
+            assert best >= mixed - 1e-9 and (gap or best == pytest.approx(mixed, abs=1e-7))
+
+
+def test_dual_function_is_minus_infinity_on_the_whole_line():
+    for reach, below in ((20, -10), (200, -1000), (2000, -100_000)):
+        w = torch.linspace(-reach, reach, 4001, dtype=torch.float64)
+        loss = torch.nn.functional.softplus(-3 * w)
+        value, _ = dual_function(loss, pieces(w, Levels.binary(), 0.5)[1:2], tensor([0.1]))
+        assert value < below
 
 
 def test_dual_optimum_is_the_linear_programme_over_mixtures_of_points():

@@ -1,7 +1,7 @@
 """The Lagrangian of section 5, L(w, lambda) = loss(w) - lambda' f(w) with the pieces f_1 .. f_(K+1) of phi (22) for each weight.
 
 Small tools to look at it: its maximum over lambda (Lemma 1), Moreau envelopes (Definition 7), a measure of how far a point is
-from a KKT point (21), descent ascent for many runs at once (Algorithm 2), its linearisation, and the dual problem on a grid.
+from a KKT point (21), descent ascent for many runs at once (Algorithm 2), the eigenvalues of a step, and the dual problem on a grid.
 """
 
 from __future__ import annotations
@@ -106,21 +106,19 @@ def descent_ascent(
         dual = torch.minimum((dual - dual_lr * f).clamp_min(0), ceiling)
 
 
-def linearised_eigenvalues(
-    curvature: float, multiplier: float, f_curvature: float, slope: float, ratio: Tensor
-) -> Tensor:
-    """Eigenvalues of the descent-ascent flow w' = -dL/dw, lambda' = ratio * dL/dlambda at a KKT pair of one weight: (..., 2).
+def step_eigenvalues(grad: Callable[[Tensor, int], Tensor], w: Tensor, dual: Tensor, **settings) -> Tensor:
+    """Eigenvalues of the derivative of one step of `descent_ascent` at (w, dual): w.numel() + dual.numel() of them, complex.
 
-    curvature: loss''; multiplier: lambda* > 0 of the only active piece; f_curvature, slope: f'' and f' of that piece;
-    ratio: eta_lambda / eta_w, (...,). Trace: multiplier * f_curvature - curvature; determinant: ratio * slope^2. A positive
-    real part means that the pair repels.
+    settings: those of `descent_ascent`. At a KKT pair, which the step leaves in place, all absolute values below 1 mean that
+    the iteration is drawn in, one above 1 that it is driven away. Multipliers held at 0 by their bound contribute zeros.
     """
-    ratio = torch.as_tensor(ratio, dtype=torch.float64)
-    matrix = torch.zeros(*ratio.shape, 2, 2, dtype=torch.float64)
-    matrix[..., 0, 0] = multiplier * f_curvature - curvature
-    matrix[..., 0, 1] = slope
-    matrix[..., 1, 0] = -ratio * slope
-    return torch.linalg.eigvals(matrix)
+
+    def step(z: Tensor) -> Tensor:
+        start = {"w": z[: w.numel()].reshape(w.shape), "dual": z[w.numel() :].reshape(dual.shape)}
+        _, after = itertools.islice(descent_ascent(grad, **start, **settings), 2)
+        return torch.cat([part.flatten() for part in after])
+
+    return torch.linalg.eigvals(torch.func.jacrev(step)(torch.cat([w.flatten(), dual.flatten()])))
 
 
 def dual_function(loss: Tensor, f: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
