@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -177,7 +178,8 @@ def demonstrate(fault: bool = False) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "quantized_training.sharding", "--worker", folder, *["--fault"] * fault]
         loopback = "lo" if sys.platform == "linux" else "lo0"
-        environment = {"GLOO_SOCKET_IFNAME": loopback, **os.environ}
+        path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # where this package was found
+        environment = {"GLOO_SOCKET_IFNAME": loopback, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
         processes = [
             subprocess.Popen([*command, "--rank", str(rank)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
             for rank in range(RANKS)
