@@ -21,7 +21,7 @@ def test_the_step_that_is_compiled_is_the_optimizer_s(name, monkeypatch):
     make, _ = bench.STEPS[name]
     a, b = bench.weights(WIDTH), bench.weights(WIDTH)
     optimizer = QuantizedOptimizer(torch.optim.SGD(a, lr=bench.LR), make())
-    step = bench.compiled_step(make(), b)
+    step = bench.compiled_step(make(), b, checked=True)
     for _ in range(5):
         optimizer.step()
         step()

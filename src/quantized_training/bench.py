@@ -5,8 +5,9 @@ nn.Linear, autograd, the same optimizer, the same batches). Prints the ratio of 
 difference between the trained weights of the two.
 
 Then it times one step of each method on the weights of a ResNet-18, right after one of torch.optim.SGD, round by round:
-eager (`QuantizedOptimizer.step`), compiled (the same check of the gradients, then the method's functions and SGD's
-update in one torch.compile graph; against SGD's update compiled), and SGDA against Cooper. Printed are ratios of times.
+eager (`QuantizedOptimizer.step`), compiled (the method's functions and SGD's update in one torch.compile graph, against
+SGD's update compiled; beside it the same with the optimizer's check of the gradients), and SGDA against Cooper. Printed are
+ratios of times.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ def milliseconds(step: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def compiled_step(method: Method | None, parameters: list) -> Callable[[], None]:
-    """SGD's update (method None) or a method's whole step, check included, as one compiled function."""
+def compiled_step(method: Method | None, parameters: list, checked: bool = False) -> Callable[[], None]:
+    """SGD's update (method None) or a method's, after the check of the gradients if asked for, as compiled functions."""
     grads = [p.grad for p in parameters]
     latents = [p if not method or method.forward_is_latent else p.detach().clone() for p in parameters]
     states: list[dict] = [{} for _ in parameters]
@@ -127,12 +128,16 @@ def compiled_step(method: Method | None, parameters: list) -> Callable[[], None]
             if not method.forward_is_latent:
                 p.copy_(method.forward_point(new, BINARY, state))
 
-    compiled = torch.compile(update, fullgraph=True)
+    def total(grads: list) -> torch.Tensor:
+        return torch.stack([g.sum() for g in grads]).sum()
+
+    compiled, check = torch.compile(update, fullgraph=True), torch.compile(total, fullgraph=True)
 
     @torch.no_grad()
     def step() -> None:
-        if method is None or torch.stack([g.sum() for g in grads]).isfinite().all():
-            compiled(parameters, latents, grads, states)
+        if checked and not check(grads).isfinite():
+            raise FloatingPointError("a gradient is NaN or infinite")
+        compiled(parameters, latents, grads, states)
 
     return step
 
@@ -227,7 +232,10 @@ def compare_steps(names: list[str], width: int, repeats: int, compile: bool) -> 
         sgd, step = compiled_step(None, weights(width)), compiled_step(make(), weights(width))
         sgd()
         seconds = milliseconds(step) / 1e3
-        line(name, "compiled", ratios(step, sgd, repeats), numbers, f"compiled in {seconds:.0f} s")
+        result = ratios(step, sgd, repeats)
+        with_check = ratios(compiled_step(make(), weights(width), checked=True), sgd, repeats)[0]
+        note = f"with check {spread(with_check).strip()}, compiled in {seconds:.0f} s"
+        line(name, "compiled", result, numbers, note)
 
 
 def compare_cooper(width: int, repeats: int) -> None:
