@@ -6,7 +6,8 @@
     :prefix: mj-
     :::
 
-Without a prefix the directive shows every row in full, by section of the paper: the errata page.
+Without a prefix the directive shows every row in full, by section of the paper: the errata page. With the option `counts`
+it says how many rows have which verdict.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import yaml
 from docutils import nodes
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -73,11 +75,14 @@ class ClaimRole(SphinxRole):
 
 
 class ClaimsDirective(SphinxDirective):
-    option_spec = {"prefix": str}
+    option_spec = {"prefix": str, "counts": directives.flag}
 
     def run(self):
         self.env.note_dependency(str(FILE))
         rows = claims()
+        if "counts" in self.options:
+            numbers = ", ".join(f"**{sum(r['verdict'] == v for r in rows)}** {v}" for v in VERDICTS)
+            return self._text(f"Of {len(rows)} statements checked so far: {numbers}.")
         if prefix := self.options.get("prefix"):
             return [self._short([row for row in rows if row["see"].startswith(prefix)])]
         result: list[nodes.Node] = [nodes.raw("", _filter(rows), format="html")]
