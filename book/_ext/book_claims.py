@@ -81,7 +81,9 @@ class ClaimsDirective(SphinxDirective):
         self.env.note_dependency(str(FILE))
         rows = claims()
         if "counts" in self.options:
-            numbers = ", ".join(f"**{sum(r['verdict'] == v for r in rows)}** {v}" for v in VERDICTS)
+            plural = ("hold", "hold under a stated reading", "do not hold", "cannot be decided")
+            counts = (sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS)
+            numbers = ", ".join(f"**{n}** {words}" for n, words in zip(counts, plural, strict=True))
             return self._text(f"Of {len(rows)} statements checked so far: {numbers}.")
         if prefix := self.options.get("prefix"):
             return [self._short([row for row in rows if row["see"].startswith(prefix)])]
