@@ -162,7 +162,8 @@ def execute(root: Path, build: Path, jobs: int, profile: str, force: bool) -> bo
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=total, unit="cell", desc="executing") as bar:
         for run in todo:
             run.log.unlink(missing_ok=True)
-        waiting = {pool.submit(run.execute, threads): run for run in todo}
+        # the experiments at the end of the book take longest: they start first
+        waiting = {pool.submit(run.execute, threads): run for run in reversed(todo)}
         while waiting:
             done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:

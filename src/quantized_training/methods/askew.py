@@ -34,18 +34,28 @@ def skewed_velocity(
 
     clip_velocity: clip the whole velocity instead, the paper's reading; it biases stochastic gradients beyond `clip`.
     """
+    return -_skewed(grad, w, levels, epsilon, alpha, constraint, clip, clip_velocity)
+
+
+def _skewed(
+    grad: Tensor,
+    w: Tensor,
+    levels: Levels,
+    epsilon: float,
+    alpha: float,
+    constraint: Constraint,
+    clip: float,
+    clip_velocity: bool,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Minus `skewed_velocity`: min(grad, -p) where the push p > 0, max(grad, -p) where p < 0, grad where it is 0."""
     push = constraint.push(w, levels, epsilon).mul_(alpha).clamp_(-clip, clip)
-    velocity = -_pushed(grad, push)
-    return velocity.clamp_(-clip, clip) if clip_velocity else velocity
-
-
-def _pushed(grad: Tensor, push: Tensor, out: Tensor | None = None) -> Tensor:
-    """min(grad, -push) where push > 0, max(grad, -push) where push < 0, grad where it is 0."""
     if torch.compiler.is_compiling():  # there a comparison costs nothing, otherwise more than all the rest
-        return torch.where(push * (push + grad) > 0, -push, grad)
-    return torch.clamp(
-        grad, threshold_(-push, 0, -math.inf), threshold_(push, 0, -math.inf).neg_(), out=out
-    )  # changes push, a temporary
+        skewed = torch.where(push * (push + grad) > 0, -push, grad)
+    else:
+        least = threshold_(-push, 0, -math.inf)
+        skewed = torch.clamp(grad, least, threshold_(push, 0, -math.inf).neg_(), out=out)
+    return skewed.clamp_(-clip, clip) if clip_velocity else skewed
 
 
 class ASkew(Method):
@@ -86,17 +96,15 @@ class ASkew(Method):
         """The tolerance in force."""
         return self.schedule(self.t)
 
+    def _settings(self, levels: Levels) -> tuple:
+        return levels, self.epsilon, self.alpha, self.constraint, self.clip, self.clip_velocity
+
     def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        return skewed_velocity(
-            grad, w, levels, self.epsilon, self.alpha, self.constraint, self.clip, self.clip_velocity
-        )
+        return skewed_velocity(grad, w, *self._settings(levels))
 
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
         for g, x, o in chunks(grad, w, out):
-            push = self.constraint.push(x, levels, self.epsilon).mul_(self.alpha).clamp_(-self.clip, self.clip)
-            _pushed(g, push, o)
-            if self.clip_velocity:
-                o.clamp_(-self.clip, self.clip)
+            _skewed(g, x, *self._settings(levels), out=o)
 
     def check(self, levels: Levels, lr: float) -> None:
         self.constraint.check_epsilon(self.epsilon, levels, self.merged)
