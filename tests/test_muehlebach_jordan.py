@@ -156,15 +156,16 @@ BALL = Problem(
 LR, ALPHA = 0.1, 2.0
 
 
+def slsqp_on_the_ball() -> np.ndarray:
+    constraint = {"type": "ineq", "fun": BALL.g, "jac": BALL.jacobian}
+    found = minimize(
+        BALL.loss, np.zeros(3), jac=BALL.grad, method="SLSQP", constraints=constraint, options={"ftol": 1e-15}
+    )
+    return found.x
+
+
 def test_iteration_and_projected_gradient_find_slsqps_solution():
-    solution = minimize(
-        BALL.loss,
-        np.zeros(3),
-        jac=BALL.grad,
-        method="SLSQP",
-        constraints={"type": "ineq", "fun": BALL.g, "jac": BALL.jacobian},
-        options={"ftol": 1e-14},
-    ).x
+    solution = slsqp_on_the_ball()
     for start in ([0, 0, 0], [3, -2, 2]):
         w, v = iterate(BALL, start, 150, LR, ALPHA)
         assert w.shape == v.shape == (151, 3)
@@ -255,14 +256,7 @@ def test_normal_cone_is_the_polar_of_the_tangent_cone():
 
 
 def test_the_solver_ends_at_a_point_with_multipliers():
-    solution = minimize(
-        BALL.loss,
-        np.zeros(3),
-        jac=BALL.grad,
-        method="SLSQP",
-        constraints={"type": "ineq", "fun": BALL.g, "jac": BALL.jacobian},
-        options={"ftol": 1e-15},
-    ).x
+    solution = slsqp_on_the_ball()
     active = np.abs(BALL.g(solution)) < 1e-7
     assert active.tolist() == [True, False]
     lam, residual = nnls(BALL.jacobian(solution)[active].T, BALL.grad(solution))
