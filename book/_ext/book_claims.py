@@ -12,6 +12,7 @@ it says how many rows have which verdict.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import yaml
@@ -27,6 +28,7 @@ FIELDS = {"id", "item", "about", "section", "printed", "verdict", "right", "why"
 OPTIONAL = {"why", "test"}
 
 
+@functools.cache  # a page may carry dozens of badges
 def claims(file: Path = FILE) -> list[dict[str, str]]:
     """The rows of the claims file, in its order; raises ValueError for a row that lacks something."""
     rows = yaml.safe_load(file.read_text())
@@ -82,8 +84,7 @@ class ClaimsDirective(SphinxDirective):
         rows = claims()
         if "counts" in self.options:
             plural = ("hold", "hold under a stated reading", "do not hold", "cannot be decided")
-            counts = (sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS)
-            numbers = ", ".join(f"**{n}** {words}" for n, words in zip(counts, plural, strict=True))
+            numbers = ", ".join(f"**{n}** {words}" for n, words in zip(_counts(rows), plural, strict=True))
             return self._text(f"Of {len(rows)} statements checked so far: {numbers}.")
         if prefix := self.options.get("prefix"):
             return [self._short([row for row in rows if row["see"].startswith(prefix)])]
@@ -137,10 +138,14 @@ class ClaimsDirective(SphinxDirective):
         return box
 
 
+def _counts(rows: list[dict]) -> list[int]:
+    return [sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS]
+
+
 def _filter(rows: list[dict]) -> str:
-    counts = [sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS]
     options = "".join(
-        f'<option value="{i}">what {v} ({n})</option>' for i, (v, n) in enumerate(zip(VERDICTS, counts, strict=True))
+        f'<option value="{i}">what {v} ({n})</option>'
+        for i, (v, n) in enumerate(zip(VERDICTS, _counts(rows), strict=True))
     )
     return (
         '<p class="claims-filter"><label for="claims-filter">Show</label> <select id="claims-filter">'

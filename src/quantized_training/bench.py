@@ -23,7 +23,7 @@ import torch
 from torch.nn.functional import softplus
 
 from . import PHI, PSI, SGDA, ASkew, BinaryConnect, FullPrecision, Levels, Method, ProxQuant, StraightThrough
-from .constraints import each_piece
+from .constraints import pieces
 from .optimizer import QuantizedOptimizer
 from .tasks import logistic
 
@@ -171,7 +171,7 @@ def cooper_step(method: SGDA, parameters: list) -> Callable[[], object]:
         def compute_cmp_state(self):
             observed = {}
             for i, p in enumerate(parameters):
-                violation = -torch.stack(list(each_piece(p, BINARY, method.epsilon))).flatten()
+                violation = -pieces(p, BINARY, method.epsilon).flatten()
                 observed[getattr(self, f"c{i}")] = cooper.ConstraintState(violation=violation)
             return cooper.CMPState(loss=GivenGradient.apply(grads, *parameters), observed_constraints=observed)
 

@@ -12,7 +12,7 @@ of the annealing): in float32 a weight closer than 2e-4 to the midpoint then loo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -143,21 +143,14 @@ PHI = Constraint("phi", 22, _phi, _phi_derivative, lambda eps: eps, lambda gap: 
 PSI = Constraint("psi", 19, _psi, _psi_derivative, math.sqrt, lambda gap: gap**4 / 16)
 
 
-def each_piece(w: Tensor, levels: Levels, epsilon: float) -> Iterator[Tensor]:
-    """The smooth constraints f_1 .. f_(K+1) whose minimum is phi (paper, section 5), one after the other.
+def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
+    """The smooth constraints f_1 .. f_(K+1) whose minimum is phi (paper, section 5): shape (K + 1, *w.shape).
 
     f_1 = eps - (q_1 - w),  f_j = eps - (q_(j-1) - w)(w - q_j) for j = 2..K,  f_(K+1) = eps - (w - q_K).
     """
     q = levels.values
-    yield w + (epsilon - q[0])
-    for a, b in zip(q, q[1:], strict=False):
-        yield (w - a) * (w - b) + epsilon
-    yield (epsilon + q[-1]) - w
-
-
-def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
-    """All of `each_piece`: shape (K + 1, *w.shape)."""
-    return torch.stack(list(each_piece(w, levels, epsilon)))
+    middle = [(w - a) * (w - b) + epsilon for a, b in zip(q, q[1:], strict=False)]
+    return torch.stack([w + (epsilon - q[0]), *middle, (epsilon + q[-1]) - w])
 
 
 def pieces_derivative(w: Tensor, levels: Levels) -> Tensor:

@@ -13,7 +13,7 @@ from .methods import Method
 from .methods.base import chunks
 
 
-def _whole(t: Tensor) -> Tensor:
+def whole(t: Tensor) -> Tensor:
     """A tensor whose parts lie on several processes (DTensor), on each of them."""
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
@@ -97,8 +97,6 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         """What the base optimizer takes for the gradient of p: minus the method's direction."""
         if type(self.method).direction is Method.direction:
             return p.grad
-        if torch.compiler.is_compiling():  # a tensor that the compiled step need not write to memory
-            return -self.method.direction(p.grad, latent, group["levels"], self.state[p])
         if p not in self._descents:
             self._descents[p] = torch.empty_like(p.grad)
         self.method.descent(p.grad, latent.detach(), group["levels"], self.state[p], self._descents[p])
@@ -132,7 +130,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
     @staticmethod
     def _raise_where_not_finite(gradients: list[Tensor]) -> None:
         for g in gradients:
-            if count := int(_whole((~g.isfinite()).sum())):
+            if count := int(whole((~g.isfinite()).sum())):
                 raise FloatingPointError(
                     f"the gradient of a parameter of shape {tuple(g.shape)} has {count} entries that are NaN or infinite; "
                     "no parameter was changed (lower the learning rate, or look for a division by zero)"
@@ -158,7 +156,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         parameters = [(group, p) for group, p in self._quantized_parameters() if p.grad is not None]
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         # A finite sum has finite terms, and adding up is many times faster than looking; only a sum can overflow, too.
-        if gradients and not _whole(torch.stack([g.sum() for g in gradients])).isfinite().all():
+        if gradients and not whole(torch.stack([g.sum() for g in gradients])).isfinite().all():
             self._raise_where_not_finite(gradients)
         for group in self.param_groups:
             if group["quantize"]:

@@ -28,6 +28,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from . import PHI, PSI, SGDA, ASkew, BinaryConnect, Geometric, Levels, ProxQuant, QuantizedOptimizer, StraightThrough
+from .methods.base import local
+from .optimizer import whole
 
 TOLERANCE = 1e-10  # of the weights, which are of size 1
 RANKS, STEPS, BATCH, LR, TIMEOUT = 2, 30, 32, 0.05, 60
@@ -75,27 +77,19 @@ def sgd(params, method, lr: float) -> QuantizedOptimizer:
 
 def stored(optimizer: QuantizedOptimizer) -> dict[str, int]:
     """Elements that this process stores: the optimizer's weights, a second copy where there is one, and duals."""
-
-    def count(t: Tensor) -> int:
-        return (t.to_local() if hasattr(t, "to_local") else t).numel()
-
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states = [optimizer.state[p] for p in parameters]
     return {
-        "weights": sum(map(count, parameters)),
-        "latent": sum(count(s["latent"]) for s in states if "latent" in s),
-        "duals": sum(count(s["dual"]) for s in states if "dual" in s),
+        "weights": sum(local(p).numel() for p in parameters),
+        "latent": sum(local(s["latent"]).numel() for s in states if "latent" in s),
+        "duals": sum(s["dual"].numel() for s in states if "dual" in s),
     }
 
 
 def latent_weights(optimizer: QuantizedOptimizer, names: dict) -> dict[str, Tensor]:
     """Name -> the whole latent weights, of the parameters that this optimizer has."""
     with optimizer.latent():
-        return {
-            names[p]: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
-            for group in optimizer.param_groups
-            for p in group["params"]
-        }
+        return {names[p]: whole(p).detach().clone() for group in optimizer.param_groups for p in group["params"]}
 
 
 def run_alone(make) -> tuple[list, dict]:

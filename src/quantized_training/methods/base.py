@@ -12,12 +12,17 @@ from ..levels import Levels
 CHUNK = 2**18  # weights: the temporaries of one piece stay in a processor's cache; 2^16 to 2^21 were tried
 
 
+def local(t: Tensor) -> Tensor:
+    """The part of a sharded tensor (DTensor) on this process; any other tensor as it is."""
+    return t.to_local() if hasattr(t, "to_local") else t
+
+
 def chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """Views of tensors of one shape, piece by piece; of a sharded tensor (DTensor) the part on this process.
 
     One piece where cutting brings nothing: off the CPU, for small or strided tensors, and where torch compiles.
     """
-    tensors = tuple(t.to_local() if hasattr(t, "to_local") else t for t in tensors)
+    tensors = tuple(map(local, tensors))
     whole = tensors[0].numel() <= CHUNK or tensors[0].device.type != "cpu" or torch.compiler.is_compiling()
     if whole or not all(t.is_contiguous() for t in tensors):
         return [tensors]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..constraints import PHI
 from ..levels import Levels
-from .base import Method, chunks
+from .base import Method, chunks, local
 
 
 class SGDA(Method):
@@ -38,8 +38,8 @@ class SGDA(Method):
         return out.neg_()
 
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
-        local = w.to_local() if hasattr(w, "to_local") else w
-        duals = state.setdefault("dual", local.new_zeros(len(levels.values) + 1, *local.shape))
+        mine = local(w)
+        duals = state.setdefault("dual", mine.new_zeros(len(levels.values) + 1, *mine.shape))
         (low, high), rate, box = levels.hull, self.dual_lr, (0, self.dual_max)
         # In place, without temporaries; the gradient of L in lambda is -f, in w that of the loss minus sum_j lambda_j f_j'.
         for g, x, o, below, *middle, above in chunks(grad, w, out, *duals):

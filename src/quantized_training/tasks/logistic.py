@@ -7,7 +7,6 @@ d weights, T steps. A set that all seeds share has 1 in place of S.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -246,18 +245,13 @@ def rounding_noise(ensemble: Ensemble):
     return lambda w: next(slices)
 
 
-def sign_vectors(d: int = DIMENSION, dtype: torch.dtype = torch.float64) -> Tensor:
-    """All 2^d admissible weight vectors, (2^d, d)."""
-    return torch.tensor(list(itertools.product((-1.0, 1.0), repeat=d)), dtype=dtype)
-
-
 def best_sign_vector(ensemble: Ensemble) -> tuple[Tensor, Tensor]:
     """The best of all 2^d sign vectors on each whole data set: its loss (S,) and the vector (S, d).
 
     Half the vectors are enough for both signs, since log(1 + e^m) = log(1 + e^-m) + m; the search runs in float32, whose
     error of 1e-7 is far below the gap of about 0.1 to the second best, the loss of the winner in the data's precision.
     """
-    half = sign_vectors(ensemble.z.shape[2], torch.float32)[: 2 ** (ensemble.z.shape[2] - 1)]
+    half = BINARY.vectors(ensemble.z.shape[2], torch.float32)[: 2 ** (ensemble.z.shape[2] - 1)]
     candidates = torch.cat([half, -half]).to(ensemble.z.dtype)
     best = []
     for z in ensemble.z.float():
