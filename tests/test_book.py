@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import re
 import shutil
@@ -403,6 +404,20 @@ def test_published_notebooks_find_the_package(tmp_path, monkeypatch):
     cell = set_up_cell(tree.as_uri()).source
     for _ in range(2):  # safe to run twice
         assert run_cell(cell, alone).startswith(str(alone / "published" / "src"))
+
+
+def test_published_notebooks_with_proofs_fetch_the_solvers_that_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOOK_REPOSITORY_URL", "https://github.com/acme/book")
+    first = {path.stem: nbformat.read(path, 4).cells[0].source for path in publish(ROOT, tmp_path / "published")}
+    proofs = [name for name, cell in first.items() if "z3-solver" in cell]
+    assert proofs == ["05_proof_walkthrough", "05b_corrected_theorem"]
+
+    commands, found = [], importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "z3" else found(name))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+    monkeypatch.chdir(ROOT / "notebooks")
+    exec(first["05_proof_walkthrough"], {})
+    assert commands == [[sys.executable, "-m", "pip", "install", "--quiet", "z3-solver"]]
 
 
 # --- building ----------------------------------------------------------------------------------------------------------

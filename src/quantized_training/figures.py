@@ -194,7 +194,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence], caption: str) -> HTML
 
     def data_cell(value) -> str:
         words = not re.match(r"\W*(\d|$)", str(value))  # words may wrap, numbers do not
-        return f'<td class="words">{cell(value)}</td>' if words else f"<td>{cell(value)}</td>"
+        kind = "words long" if len(str(value)) > 60 else "words"
+        return f'<td class="{kind}">{cell(value)}</td>' if words else f"<td>{cell(value)}</td>"
 
     head = "".join(f'<th scope="col">{cell(h)}</th>' for h in header)
     body = "".join(

@@ -4,9 +4,24 @@
 """
 
 # In the order of the proofs; importing a module registers its steps.
-from . import theorem  # noqa: F401, E402, I001
-from .evidence import EXACT, KINDS, PROSE, STEPS, SYMPY, TESTED, Z3, Refuted, Result, Step, Undecided, check, show
+from . import theorem  # noqa: F401
+from .evidence import (
+    EXACT,
+    KINDS,
+    PROSE,
+    STEPS,
+    SYMPY,
+    TESTED,
+    Z3,
+    Refuted,
+    Result,
+    Step,
+    Undecided,
+    check,
+    overview,
+    show,
+)
 
 __all__ = [
-    "EXACT", "KINDS", "PROSE", "STEPS", "SYMPY", "TESTED", "Z3", "Refuted", "Result", "Step", "Undecided", "check", "show",
+    "EXACT", "KINDS", "PROSE", "STEPS", "SYMPY", "TESTED", "Z3", "Refuted", "Result", "Step", "Undecided", "check", "overview", "show",
 ]  # fmt: skip

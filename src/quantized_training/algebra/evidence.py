@@ -15,7 +15,9 @@ which it is false: a check that cannot tell a wrong statement from the right one
 
 from __future__ import annotations
 
+import html
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -105,7 +107,7 @@ def check(name: str, **mutant: object) -> Result:
         raise KeyError(f"no step {name!r}; `python -m quantized_training.algebra --list` shows all {len(STEPS)}")
     this = STEPS[name]
     if this.run is None:
-        return Result(this, "see the text", 0.0)
+        return Result(this, "", 0.0)
     _found.clear()
     start = time.perf_counter()
     this.run(**mutant)
@@ -116,18 +118,41 @@ def check(name: str, **mutant: object) -> Result:
 
 
 def show(*names: str) -> HTML:
-    """The steps, run now, as a table for a notebook; without names all of them."""
+    """Run these steps now and list, for a notebook, what each states and which evidence was found."""
+    from IPython.display import HTML  # here, so that the package works without IPython
+
+    items = []
+    for result in map(check, names):
+        this = result.step
+        facts = [this.item, result.found, _time(result), f"<code>{this.name}</code>" if this.run else ""]
+        facts[:2] = map(html.escape, facts[:2])
+        items.append(
+            f'<li><span class="evidence evidence-{KINDS.index(this.kind)}">{this.kind}</span> {_subscripts(this.statement)}'
+            f'<span class="facts">{" · ".join(filter(None, facts))}</span></li>'
+        )
+    return HTML(f'<ul class="checks">{"".join(items)}</ul>')
+
+
+def overview() -> HTML:
+    """Run all steps now: one row each, in the order of the proofs, as a table for a notebook."""
     from ..figures import table
 
-    results = [check(name) for name in names or STEPS]
-    rows = [(r.step.item, r.step.statement, r.step.kind, r.found, _seconds(r), r.step.name) for r in results]
-    header = ["belongs to", "statement", "evidence", "found", "time", "name of the check"]
-    return table(header, rows, "Checked now: " + ", ".join(dict.fromkeys(r.step.item for r in results)))
+    results = [check(name) for name in STEPS]
+    counts = [f"{sum(r.step.kind == kind for r in results)} {kind}" for kind in KINDS]
+    return table(
+        ["belongs to", "statement", "evidence", "found", "time", "name"],
+        [(r.step.item, r.step.statement, r.step.kind, r.found, _time(r), r.step.name) for r in results],
+        f"All {len(results)} steps, checked now: {', '.join(counts)}; {sum(r.seconds for r in results):.1f} s together",
+    )
 
 
-def _seconds(result: Result) -> str:
+def _subscripts(statement: str) -> str:
+    return re.sub(r"_(\w)", r"<sub>\1</sub>", html.escape(statement))
+
+
+def _time(result: Result) -> str:
     if result.step.run is None:
-        return "–"
+        return ""
     return f"{1000 * result.seconds:.0f} ms" if result.seconds < 1 else f"{result.seconds:.1f} s"
 
 
