@@ -16,15 +16,16 @@ from conftest import ROOT
 ROWS = {row["id"]: row for row in book_claims.claims()}
 SOURCES = {path: path.read_text() for path in sorted((ROOT / "notebooks").glob("*.md"))}
 
-#: What the paper numbers in its sections 2, 3, 5 and appendix A, in its order. (22) and Definition 5 are printed in
-#: section 4, which is about them in chapter 04.
+#: What the paper numbers in its sections 2 to 5 and its appendices.
 NUMBERED = {
     **{f"eq-{n}": f"Equation ({n})" for n in range(1, 27)},
     **{f"eq-p{n}": f"Problem (P{n})" for n in (1, 2)},
     **{f"def-{n}": f"Definition {n}" for n in range(1, 11)},
-    **{f"ass-{n}": f"Assumption {n}" for n in (1, 2, 3, 4, 9)},
-    **{f"thm-{n}": f"Theorem {n}" for n in (1, 4, 5)},
-    **{f"lem-{n}": f"Lemma {n}" for n in (1, 2, 3)},
+    **{f"ass-{n}": f"Assumption {n}" for n in (1, 2, 3, 4, 5, 6, 8, 9)},
+    **{f"ass-7{n}": f"Assumption 7({n})" for n in "ab"},
+    **{f"thm-{n}": f"Theorem {n}" for n in range(1, 6)},
+    **{f"lem-{n}": f"Lemma {n}" for n in range(1, 9)},
+    **{f"clm-{n}": f"Claim {n}" for n in range(1, 9)},
     **{f"alg-{n}": f"Algorithm {n}" for n in (1, 2)},
 }
 
