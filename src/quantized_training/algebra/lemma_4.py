@@ -77,7 +77,7 @@ def claim_1_inside_the_interval(smaller=True, times=1):
 @step(
     "Claim 1",
     EXACT,
-    "refuted: the same for the closed cell [m₋, m₊], at its right end, from which the push goes right",
+    "refuted: γM₁ below both margins keeps a weight in the closed cell [m₋, m₊]; at its right end the push goes right",
     {"w": Fraction(-1, 2)},
 )
 def claim_1_for_the_closed_cell(w=Fraction(1, 2)):
@@ -156,7 +156,7 @@ def claim_6_with_the_bound_of_gradients(gradients_only=True):
         w += gamma * ref.velocity(G, w, Q, eps, alpha, ref.phi, exact_slope, Mc)
         path.append(w)
     valid = ref.phi(visit, Q, eps) >= 0 and steps[0] * max(M, Mc) < margin
-    refute(not valid or max(path) <= limit, visit=visit, then=path[0], after_that=path[1], q_plus_and_γM=limit)
+    refute(not valid or max(path) <= limit, visit=visit, then=path[0], after_that=path[1], limit=limit)
 
 
 @step(
@@ -206,7 +206,7 @@ def claim_7_push_grows_with_the_distance(of_phi=1, of_psi=Fraction(1, 2)):
 @step(
     "Claims 7, 8",
     Z3,
-    "c = min(κδ, M_c), push ≥ κd: if w moved inwards by cΣγ and d ≥ δ, one more step of length γ makes it c(Σγ + γ)",
+    "c ≤ min(κδ, M_c), push ≥ κd: if w moved inwards by cΣγ and d ≥ δ, one more step of length γ makes it c(Σγ + γ)",
     {"slow": 2},
     {"near": True},
 )

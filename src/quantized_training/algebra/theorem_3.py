@@ -34,11 +34,13 @@ def squares_of_harmonic_steps(power=2, start=0):
 @step(
     "Assumption 7(b)",
     Z3,
-    "n terms of at least γ₀/(2n) each add up to at least γ₀/2: so does Σ γ₀/(k+1) over n ≤ k < 2n, whatever n ≥ 1",
+    "γ₀/(k+1) ≥ γ₀/(2n) for k + 1 ≤ 2n, and n such terms (n ≤ k < 2n) add up to at least γ₀/2, whatever n ≥ 1",
     {"at_least": 1},
 )
 def harmonic_steps_are_not_summable(at_least=Fraction(1, 2)):
     n, g, least, total = z3.Reals("n gamma_0 least sum")
+    term, k = z3.Reals("term k")
+    prove(term * 2 * n >= g, [n >= 1, n <= k, k + 1 <= 2 * n, g > 0, term * (k + 1) == g])
     prove(
         total >= z3.Q(*Fraction(at_least).as_integer_ratio()) * g,
         [n >= 1, g > 0, least * 2 * n >= g, total >= n * least],
@@ -48,7 +50,7 @@ def harmonic_steps_are_not_summable(at_least=Fraction(1, 2)):
 @step(
     "Assumption 6",
     SYMPY,
-    "E|G − EG|² = E|G|² − |EG|²; with |G| ≤ M this is at most M², so Assumption 8(b) holds with σ = M",
+    "E(G − EG)² = EG² − (EG)² in every coordinate, so the variance is at most E|G|²",
     {"sign": 1},
 )
 def bounded_gradients_have_bounded_variance(sign=-1):
@@ -61,7 +63,7 @@ def bounded_gradients_have_bounded_variance(sign=-1):
 @step(
     "Assumption 6",
     Z3,
-    "with |ℓ′| ≤ M and ℓ′(x) − ℓ′(y) ≥ μ(x − y), two points x > y are at most 2M/μ apart: not on a whole line",
+    "with |ℓ′| ≤ M and ℓ′(x) − ℓ′(y) ≥ μ(x − y), two points x > y are at most 2M/μ apart",
     {"apart": 1},
 )
 def bounded_gradients_exclude_strong_convexity(apart=2):
@@ -100,16 +102,13 @@ def second_gradient_of_an_epoch_is_biased(replace=False):
 @step(
     "Section 4",
     Z3,
-    "the push has no bound: for every B > 0 it is larger than B at u = αe²/(2B + 2αe) from the midpoint",
+    "the push α(e² − u²)/(2u) of φ exceeds any B > 0 at the distance u = αe²/(2B + 2αe) < e from the midpoint",
     {"factor": 10},
 )
 def push_has_no_bound(factor=1):
     u, e, alpha, B = z3.Reals("u e alpha B")
-    # the push α(e² - u²)/(2u), multiplied by 2u
-    prove(
-        alpha * (e * e - u * u) > 2 * u * factor * B,
-        [e > 0, alpha > 0, B > 0, u * (2 * B + 2 * alpha * e) == alpha * e * e],
-    )
+    known = [e > 0, alpha > 0, B > 0, u * (2 * B + 2 * alpha * e) == alpha * e * e]
+    prove(z3.And(u > 0, u < e, alpha * (e * e - u * u) > 2 * u * factor * B), known)
 
 
 @step(
@@ -169,7 +168,7 @@ def printed_rule_freezes(start=Fraction(2)):
         path.append(w)
     inwards = ref.phi(w, Q, eps) == 0 and -w / 10 * exact_slope(w, Q, eps) > 0
     stopped = path[1] == path[2] == path[3]  # and so for ever: the velocity 0 does not depend on k
-    refute(not (stopped and inwards), start=start, w_1=path[1], w_2=path[2], minus_gradient_there=-w / 10)
+    refute(not (stopped and inwards), start=start, then=path[1], after_that=path[2], minus_gradient_there=-w / 10)
 
 
 @step(
@@ -190,7 +189,7 @@ def midpoint_is_met(gamma=Fraction(1)):
 @step(
     "Theorem 3",
     SYMPY,
-    "d/dx sin(log log x) = cos(log log x)/(x log x): steps of w_k = sin(log log k) are at most 1/(k log k)",
+    "d/dx sin(log log x) = cos(log log x)/(x log x)",
     {"power": 2},
 )
 def small_velocities_do_not_make_a_limit(power=1):
