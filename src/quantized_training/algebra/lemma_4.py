@@ -35,7 +35,7 @@ def _cell():
     "refuted: if γ_k M₁ is below the larger margin, max(q₋ − m₋, m₊ − q₊), a weight of the cell stays in it",
     {"margin": min},
 )
-def claim_1_with_the_larger_margin(margin=max):
+def claim_1_larger_margin(margin=max):
     Q, eps, M1 = (0, 1, 10), Fraction(1, 5), 1
     w = Fraction(3, 4)
     low, high = Fraction(1, 2), Fraction(11, 2)
@@ -43,7 +43,7 @@ def claim_1_with_the_larger_margin(margin=max):
     margins = [sympy.sqrt(sympy.Rational(n, 4) - sympy.Rational(1, 5)) for n in (1, 81)]
     short = bool(M1 < margin(margins))  # γ_k = 1
     after = w + ref.velocity(Fraction(1), w, Q, eps, Fraction(1), ref.phi, exact_slope, M1)
-    refute(not short or low <= after < high, γM1=1, w=w, then=after, m_minus=low)
+    refute(not short or low <= after < high, step_at_most=1, w=w, then=after, end_of_the_cell=low)
 
 
 @step(
@@ -53,7 +53,7 @@ def claim_1_with_the_larger_margin(margin=max):
     {"times": 2},
     {"inwards": False},
 )
-def claim_1_outside_the_interval(times=1, inwards=True):
+def claim_1_outside(times=1, inwards=True):
     low, a, b, high, w, move, gM, rules = _cell()
     rules = rules if inwards else rules[:-2]
     prove(z3.And(low <= w + move, w + move < high), [*rules, w < a, gM <= times * (high - a)])
@@ -67,7 +67,7 @@ def claim_1_outside_the_interval(times=1, inwards=True):
     {"smaller": False},
     {"times": 2},
 )
-def claim_1_inside_the_interval(smaller=True, times=1):
+def claim_1_inside(smaller=True, times=1):
     low, a, b, high, w, move, gM, rules = _cell()
     near = [gM < times * (a - low), gM < times * (high - b)]
     below = z3.And(*near) if smaller else z3.Or(*near)
@@ -80,11 +80,11 @@ def claim_1_inside_the_interval(smaller=True, times=1):
     "refuted: γM₁ below both margins keeps a weight in the closed cell [m₋, m₊]; at its right end the push goes right",
     {"w": Fraction(-1, 2)},
 )
-def claim_1_for_the_closed_cell(w=Fraction(1, 2)):
+def claim_1_closed_cell(w=Fraction(1, 2)):
     Q, eps, gamma = (-1, 0, 1), Fraction(1, 5), Fraction(1, 10)
     short = gamma**2 < Fraction(1, 4) - eps  # γ M_1 is below both margins, sqrt(1/4 - eps)
     after = w + gamma * ref.velocity(Fraction(0), w, Q, eps, Fraction(1), ref.phi, exact_slope, 1)
-    refute(not short or Fraction(-1, 2) <= after <= Fraction(1, 2), γM1=gamma, w=w, then=after)
+    refute(not short or Fraction(-1, 2) <= after <= Fraction(1, 2), step_at_most=gamma, w=w, then=after)
 
 
 # --- Claims 4 and 5 ----------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def claim_4_before_k1(gamma=Fraction(2, 5)):
     edge, margin, w = Fraction(1, 20), Fraction(9, 20), Fraction(-3, 50)
     after = w + gamma * ref.velocity(Fraction(-1), w, Q, eps, Fraction(1), ref.phi, exact_slope, 1)
     jumped = ref.phi(edge, Q, eps) == 0 and gamma < margin and w < -edge and edge < after
-    refute(not jumped, γM1=gamma, margin=margin, q_minus=-edge, q_plus=edge, w=w, then=after)
+    refute(not jumped, step_at_most=gamma, margin=margin, edges_at_plus_and_minus=edge, w=w, then=after)
 
 
 @step(
@@ -132,7 +132,7 @@ prose(
     {"shorter_steps": False},
     {"bound": 0.5},
 )
-def claim_6_band_is_invariant(shorter_steps=True, bound=1):
+def claim_6_band(shorter_steps=True, bound=1):
     _, a, b, _, w, move, gM, rules = _cell()
     reach = z3.Real("reach")  # γ_K M_1
     known = [*rules, a - bound * reach <= w, w <= b + bound * reach, reach > 0] + [gM <= reach] * shorter_steps
@@ -145,7 +145,7 @@ def claim_6_band_is_invariant(shorter_steps=True, bound=1):
     "refuted: after a visit at step k > k₀ no weight is beyond q₊ + γ_k M, with M (the gradients) for M₁",
     {"gradients_only": False},
 )
-def claim_6_with_the_bound_of_gradients(gradients_only=True):
+def claim_6_with_M(gradients_only=True):
     Q, eps, alpha = (-1, 0, 1), Fraction(19, 400), Fraction(50)
     M, Mc, edge, margin = Fraction(1, 10), Fraction(2), Fraction(1, 20), Fraction(9, 20)
     steps = [Fraction(20, k + 1) for k in (99, 100)]  # γ_0 = 20, γ_k M_1 <= 2/5 is below the margin
@@ -165,11 +165,11 @@ def claim_6_with_the_bound_of_gradients(gradients_only=True):
     "refuted: limsup w_k ≤ q₊ and limsup w_k ≥ q₋ bring w_k to [q₋, q₊]; a sequence that alternates",
     {"lower_limit": True},
 )
-def claim_6_with_two_upper_limits(lower_limit=False):
+def claim_6_two_limsups(lower_limit=False):
     a, b = Fraction(-1, 4), Fraction(1, 4)
     period = (a, a - Fraction(1, 8))  # its limsup is the larger, its liminf the smaller of the two
     printed = max(period) <= b and (min if lower_limit else max)(period) >= a
-    refute(not printed or min(period) >= a, q_minus=a, q_plus=b, even=period[0], odd=period[1])
+    refute(not printed or min(period) >= a, lower_edge=a, upper_edge=b, for_even_k=period[0], for_odd_k=period[1])
 
 
 @step(
@@ -190,17 +190,18 @@ def claim_7_without_primes(primes=False):
 @step(
     "Claims 7, 8",
     Z3,
-    "at distance d in a gap the push of φ is at least αd, the push of ψ at least αd/2",
+    "at distance d the push of φ is at least αd, that of ψ at least αd/2, in a gap and (ψ) outside the hull",
     {"of_psi": 1},
     {"of_phi": 2},
 )
-def claim_7_push_grows_with_the_distance(of_phi=1, of_psi=Fraction(1, 2)):
+def claim_7_push(of_phi=1, of_psi=Fraction(1, 2)):
     d, e, s = z3.Reals("d e s")  # d = e - u: distance to the edge, u that to the midpoint; s = eps or sqrt(eps)
     u, X = e - d, d * (2 * e - d)  # X = e² - u² = -φ
     known = [e > 0, d > 0, u > 0, s > 0]
     prove(X >= of_phi * d * 2 * u, known)  # push of φ over α: X / 2u
     half = z3.Q(*Fraction(of_psi).as_integer_ratio())
     prove(X * (2 * s + X) >= half * d * 4 * u * (s + X), known)  # push of ψ over α: X(2s + X) / 4u(s + X)
+    prove(d * (2 * s + d) >= half * d * 2 * (s + d), [d > 0, s > 0])  # outside: d(2s + d) / 2(s + d)
 
 
 @step(
@@ -210,7 +211,7 @@ def claim_7_push_grows_with_the_distance(of_phi=1, of_psi=Fraction(1, 2)):
     {"slow": 2},
     {"near": True},
 )
-def claim_7_falls_with_the_sum_of_steps(slow=1, near=False):
+def claim_7_fall(slow=1, near=False):
     start, w, total, gamma, kappa, delta, Mc, c, r, v, edge = z3.Reals("w_k w sum gamma kappa delta M_c c r v q")
     known = [kappa > 0, delta > 0, Mc > 0, gamma > 0, total >= 0, c > 0, c <= slow * kappa * delta, c <= slow * Mc]
     for side in (1, -1):  # above q_+, below q_-
@@ -221,7 +222,7 @@ def claim_7_falls_with_the_sum_of_steps(slow=1, near=False):
 
 
 prose(
-    "lemma_4_is_put_together",
+    "lemma_4_assembly",
     "Lemma 4",
     "from one step to all k, and the three behaviours of every coordinate together",
 )

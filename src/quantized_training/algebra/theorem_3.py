@@ -26,7 +26,7 @@ def exact_slope(w: Fraction, levels: tuple, epsilon: Fraction) -> Fraction:
     {"power": 3},
     {"start": 1},
 )
-def squares_of_harmonic_steps(power=2, start=0):
+def harmonic_squares(power=2, start=0):
     k, g = sympy.Symbol("k", integer=True, nonnegative=True), sympy.Symbol("gamma_0", positive=True)
     identity(g**2 * sympy.summation(1 / (k + 1) ** power, (k, start, sympy.oo)), g**2 * sympy.pi**2 / 6)
 
@@ -37,7 +37,7 @@ def squares_of_harmonic_steps(power=2, start=0):
     "γ₀/(k+1) ≥ γ₀/(2n) for k + 1 ≤ 2n, and n such terms (n ≤ k < 2n) add up to at least γ₀/2, whatever n ≥ 1",
     {"at_least": 1},
 )
-def harmonic_steps_are_not_summable(at_least=Fraction(1, 2)):
+def harmonic_steps_diverge(at_least=Fraction(1, 2)):
     n, g, least, total = z3.Reals("n gamma_0 least sum")
     term, k = z3.Reals("term k")
     prove(term * 2 * n >= g, [n >= 1, n <= k, k + 1 <= 2 * n, g > 0, term * (k + 1) == g])
@@ -53,7 +53,7 @@ def harmonic_steps_are_not_summable(at_least=Fraction(1, 2)):
     "E(G − EG)² = EG² − (EG)² in every coordinate, so the variance is at most E|G|²",
     {"sign": 1},
 )
-def bounded_gradients_have_bounded_variance(sign=-1):
+def bounded_variance(sign=-1):
     square, mean = sympy.symbols("E|G|^2 EG")
     of_g = sympy.Symbol("G")
     expanded = sympy.expand((of_g - mean) ** 2)
@@ -66,7 +66,7 @@ def bounded_gradients_have_bounded_variance(sign=-1):
     "with |ℓ′| ≤ M and ℓ′(x) − ℓ′(y) ≥ μ(x − y), two points x > y are at most 2M/μ apart",
     {"apart": 1},
 )
-def bounded_gradients_exclude_strong_convexity(apart=2):
+def no_strong_convexity(apart=2):
     x, y, at_x, at_y, M, mu = z3.Reals("x y at_x at_y M mu")
     known = [x > y, mu > 0, M > 0, -M <= at_x, at_x <= M, -M <= at_y, at_y <= M, at_x - at_y >= mu * (x - y)]
     prove(mu * (x - y) <= apart * M, known)
@@ -78,7 +78,7 @@ def bounded_gradients_exclude_strong_convexity(apart=2):
     "ℓ(w) = ½(max(0, w) − 1)²: for every L > 0 and δ = 1/(4 + 4L), |ℓ′(δ) − ℓ′(−δ)| > L · 2δ",
     {"smooth": True},
 )
-def relu_loss_is_not_smooth(smooth=False):
+def relu_not_smooth(smooth=False):
     L, delta = z3.Reals("L delta")  # noqa: N806
     right = delta - 1
     left = -delta - 1 if smooth else z3.RealVal(0)  # without the ReLU the slope would be w - 1 on both sides
@@ -92,7 +92,7 @@ def relu_loss_is_not_smooth(smooth=False):
     "refuted for an epoch without replacement: given the first gradient, the second has the mean gradient as its mean",
     {"replace": True},
 )
-def second_gradient_of_an_epoch_is_biased(replace=False):
+def epoch_is_biased(replace=False):
     samples = [Fraction(1), Fraction(-1)]
     rest = samples if replace else samples[1:]
     mean, second = sum(samples) / 2, sum(rest) / len(rest)
@@ -105,7 +105,7 @@ def second_gradient_of_an_epoch_is_biased(replace=False):
     "the push α(e² − u²)/(2u) of φ exceeds any B > 0 at the distance u = αe²/(2B + 2αe) < e from the midpoint",
     {"factor": 10},
 )
-def push_has_no_bound(factor=1):
+def push_unbounded(factor=1):
     u, e, alpha, B = z3.Reals("u e alpha B")
     known = [e > 0, alpha > 0, B > 0, u * (2 * B + 2 * alpha * e) == alpha * e * e]
     prove(z3.And(u > 0, u < e, alpha * (e * e - u * u) > 2 * u * factor * B), known)
@@ -117,7 +117,7 @@ def push_has_no_bound(factor=1):
     "push / d → α as d → 0, for φ and for ψ, in a gap and beyond the hull",
     {"order": 2},
 )
-def push_has_the_order_of_the_distance(order=1):
+def push_order(order=1):
     d, e, s, alpha, w = sympy.symbols("d e s alpha w", positive=True)
     gap, hull = e**2 + s, s  # half the gap, squared; the outer band
     for g, at in (
@@ -140,7 +140,7 @@ def push_has_the_order_of_the_distance(order=1):
     "one more term keeps H_k ≤ k/(N₀+1), and then P(ŵ_k = w_{N₀}) = 1/(H_k(N₀+1)) ≥ 1/k",
     {"times": 2},
 )
-def first_iterate_keeps_its_chance(times=1):
+def first_iterate_returns(times=1):
     H, k, N, term, p = z3.Reals("H k N_0 term p")
     known = [H > 0, k >= 1, N >= 0, H * (N + 1) <= k]
     prove((H + term) * (N + 1) <= k + 1, [*known, term * (k + N + 1) == 1])
@@ -183,7 +183,7 @@ def midpoint_is_met(gamma=Fraction(1)):
     after = w + gamma * ref.velocity(w, w, Q, eps, alpha, ref.phi, exact_slope)  # ℓ = w²/2
     value, slope = ref.phi(after, Q, eps), exact_slope(after, Q, eps)
     some = value >= 0 or slope != 0
-    refute(ref.phi(w, Q, eps) < 0 or some, start=w, then=after, φ=value, slope_of_φ=slope)
+    refute(ref.phi(w, Q, eps) < 0 or some, start=w, then=after, constraint_there=value, slope_there=slope)
 
 
 @step(
@@ -192,7 +192,7 @@ def midpoint_is_met(gamma=Fraction(1)):
     "d/dx sin(log log x) = cos(log log x)/(x log x)",
     {"power": 2},
 )
-def small_velocities_do_not_make_a_limit(power=1):
+def slow_sine(power=1):
     x = sympy.Symbol("x", positive=True)
     inner = sympy.log(sympy.log(x))
     identity(sympy.diff(sympy.sin(inner), x), sympy.cos(inner) / (x * sympy.log(x) ** power))
