@@ -3,25 +3,19 @@
 `show` and `check` run steps by name, `STEPS` holds them all; on the command line: `python -m quantized_training.algebra --help`.
 """
 
-# In the order of the proofs; importing a module registers its steps.
-from . import theorem_3_corrected  # noqa: F401
-from .evidence import (
-    EXACT,
-    KINDS,
-    PROSE,
-    STEPS,
-    SYMPY,
-    TESTED,
-    Z3,
-    Refuted,
-    Result,
-    Step,
-    Undecided,
-    check,
-    overview,
-    show,
-)
+try:
+    from .evidence import EXACT, KINDS, PROSE, STEPS, SYMPY, TESTED, Z3, Refuted, Result, Step, Undecided
+    from .evidence import check, overview, show
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"the checks of the proofs need {error.name}: pip install 'quantized-training[proofs]'", name=error.name
+    ) from error
+
+# Importing a module registers its steps, in the order of the proofs.
+from . import lemma_4, lemma_5, lemmas_6_to_8, theorem_3, theorem_3_corrected
 
 __all__ = [
-    "EXACT", "KINDS", "PROSE", "STEPS", "SYMPY", "TESTED", "Z3", "Refuted", "Result", "Step", "Undecided", "check", "overview", "show",
+    "EXACT", "KINDS", "PROSE", "STEPS", "SYMPY", "TESTED", "Z3", "Refuted", "Result", "Step", "Undecided",
+    "check", "overview", "show",
+    "lemma_4", "lemma_5", "lemmas_6_to_8", "theorem_3", "theorem_3_corrected",
 ]  # fmt: skip
