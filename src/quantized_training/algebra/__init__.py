@@ -4,7 +4,7 @@
 """
 
 # In the order of the proofs; importing a module registers its steps.
-from . import theorem  # noqa: F401, E402, I001
+from . import lemma_5, lemmas_6_to_8, theorem  # noqa: F401, E402, I001
 from .evidence import EXACT, KINDS, PROSE, STEPS, SYMPY, TESTED, Z3, Refuted, Result, Step, Undecided, check, show
 
 __all__ = [
