@@ -23,7 +23,7 @@ LEMMA = "Lemma 5"
 @step(
     "Equation (20)",
     Z3,
-    "v = −G for g > 0, max(−G, −αg/g′) for g ≤ 0 < g′, min(−G, −αg/g′) for g ≤ 0 > g′ is the admissible velocity nearest to −G",
+    "v = −G for g > 0, max(−G, −αg/g′) for g ≤ 0 < g′, min(−G, −αg/g′) for g ≤ 0 > g′ is the admissible velocity nearest to −G (g′ ≠ 0)",
     {"printed": True},
     {"times": 2},
 )
@@ -110,7 +110,7 @@ def push_phi_at_most(times=Fraction(3, 2), share=Fraction(1, 4)):
 @step(
     LEMMA,
     Z3,
-    "for every N ≥ 1: r ≤ Nαd if and only if d ≤ c(N − 1)/(2N − 1), so 3/2 ends at c/4, 2 at c/3, and no N serves up to c/2",
+    "for every N ≥ 1: r ≤ Nαd if and only if d ≤ c(N − 1)/(2N − 1)",
     {"shift": 0},
 )
 def push_phi_constants(shift=1):

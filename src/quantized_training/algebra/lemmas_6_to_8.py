@@ -54,7 +54,7 @@ def descent_of_a_free_coordinate(limit=1):
 @step(
     "Lemma 6",
     SYMPY,
-    "E|G|² = |∇ℓ|² + E|G − ∇ℓ|² if EG = ∇ℓ, summed over the coordinates",
+    "E|G|² = |∇ℓ|² + E|G − ∇ℓ|² if EG = ∇ℓ",
     {"sign": -1},
 )
 def second_moment_splits(sign=1):
@@ -237,7 +237,7 @@ def limit_for_uniform_noise(from_=1):
 @step(
     "Lemma 8",
     EXACT,
-    "refuted: the measure tends to 0. ℓ = −2w, G = −2 ± 3, velocities of the rule itself inside and at the edge, balanced",
+    "refuted, given that balance: the measure tends to 0. ℓ = −2w, G = −2 ± 3, velocities of the rule itself inside and at the edge",
     {"noise": Fraction(1)},
 )
 def lemma_8_counterexample(noise=Fraction(3)):
@@ -265,7 +265,7 @@ def limit_is_at_least_half(share=Fraction(1, 2)):
 @step(
     "Lemma 8",
     SYMPY,
-    "“v → 0, so ℓ(w_k) converges” refuted: w = sin(log log k) has k·dw/dk = cos(log log k)/log k, which tends to 0, and no limit",
+    "w = sin(log log k) has the velocity k·dw/dk = cos(log log k)/log k",
     {"power": 2},
 )
 def small_velocity_is_not_convergence(power=1):
