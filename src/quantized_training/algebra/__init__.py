@@ -4,8 +4,22 @@
 """
 
 try:
-    from .evidence import EXACT, KINDS, PROSE, STEPS, SYMPY, TESTED, Z3, Refuted, Result, Step, Undecided
-    from .evidence import check, overview, show
+    from .evidence import (
+        EXACT,
+        KINDS,
+        PROSE,
+        STEPS,
+        SYMPY,
+        TESTED,
+        Z3,
+        Refuted,
+        Result,
+        Step,
+        Undecided,
+        check,
+        overview,
+        show,
+    )
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"the checks of the proofs need {error.name}: pip install 'quantized-training[proofs]'", name=error.name
