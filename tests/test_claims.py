@@ -12,6 +12,7 @@ from bs4 import BeautifulSoup
 
 import book_claims
 from conftest import ROOT
+from quantized_training import algebra
 
 ROWS = {row["id"]: row for row in book_claims.claims()}
 SOURCES = {path: path.read_text() for path in sorted((ROOT / "notebooks").glob("*.md"))}
@@ -62,7 +63,9 @@ def test_a_row_that_does_not_hold_says_why():
 def test_the_test_that_a_row_names_exists(row):
     file, _, name = row["test"].partition("::")
     assert name, "name the test, not the file"
+    name, _, case = name.removesuffix("]").partition("[")
     assert re.search(rf"^def {re.escape(name)}\(", (ROOT / file).read_text(), re.M)
+    assert not case or case in algebra.STEPS, f"there is no step {case!r}"
 
 
 ROW = {
