@@ -289,7 +289,7 @@ def kkt_points(H: Tensor, b: Tensor, rule: Rule) -> Tensor:
         z = torch.where(at_low, low, high)
         if free.any():
             A = H[free][:, free]
-            if torch.linalg.cond(A) > 1e12:
+            if not torch.linalg.cond(A) < 1e12:
                 raise ValueError(f"the block {torch.nonzero(free)[:, 0].tolist()} of H is singular: no isolated points")
             z[:, free] = torch.linalg.solve(A, b[free] - z[:, ~free] @ H[~free][:, free], left=False)
         gradient = z @ H - b
