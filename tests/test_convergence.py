@@ -294,8 +294,8 @@ def test_freezing_step_is_the_first_with_steps_shorter_than_e():
 
 
 def test_part_6_bounds_the_mean_sum():
-    rule, loss, gammas = RULES["phi"], sines(3, 7, 7), powers([(0.3, 0.75)], 800)
-    start = starts(rule, 60, 3, 0.5)
+    rule, loss, gammas = RULES["phi"], sines(3, 7, 7), powers([(0.3, 0.75)], 400)
+    start = starts(rule, 30, 3, 0.5)
     M = loss.steepness + 1
     k0 = int(freezing_step(gammas, rule, M)[0])
     run = simulate(loss, start, gammas, rule, coin(1, 1, 9), count=9000, iterations=4)
@@ -313,9 +313,12 @@ def test_printed_velocity_is_the_rule_as_printed():
         g, dg = (ref.phi, ref.phi_prime) if rule.constraint is PHI else (ref.psi, ref.psi_prime)
         rng = np.random.default_rng(0)
         w = torch.as_tensor(rng.uniform(-3, 4, 400))
-        if rule.constraint is PHI:
-            w = torch.cat([w, torch.tensor([1.5, -1.5])])  # exactly on the edges
-        G = torch.as_tensor(rng.normal(size=len(w)) * 2)
+        G = torch.as_tensor(rng.normal(size=400) * 2)
+        if rule.constraint is PHI:  # exactly on the edges, for gradients of both signs
+            w, G = (
+                torch.cat([w, torch.tensor([1.5, 1.5, -1.5, -1.5])]),
+                torch.cat([G, torch.tensor([1.0, -1.0, 1.0, -1.0])]),
+            )
         expected = [
             ref.velocity_printed(a, x, rule.levels.values, rule.epsilon, rule.alpha, g, dg)
             for a, x in zip(G.tolist(), w.tolist(), strict=True)
