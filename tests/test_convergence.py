@@ -304,7 +304,7 @@ def test_part_6_bounds_the_mean_sum():
     C0 = residual_constant(loss, gammas[k0:, 0], rule, M, 3, D, F)
     assert (run.sums[k0 + 1 :, 0].mean(1) - run.sums[k0, 0].mean() <= C0).all()
     L, M1, g, d = loss.smoothness, max(M, rule.clip), gammas[k0, 0].item(), D[0].item()
-    first = (F - loss.lowest + 2 * L * g * (3 * M * d + 1.5 * L * 3 * d * d) + L * 3 * M1**2 * g * g) / L**2
+    first = (F - loss.lowest + 2 * L**2 * g * 3 * d * d + L * 3 * M1**2 * g * g) / L**2
     assert C0[0].item() == pytest.approx(first.item())
 
 

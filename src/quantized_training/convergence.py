@@ -1,4 +1,4 @@
-"""What Theorem 3′ speaks of, computable: boxes, the prox point, its residual. Every function takes any leading shape."""
+"""What Theorem 3′ speaks of, computable: boxes, the prox point and its residual, simulations of (A4), and the theorem's bounds."""
 
 from __future__ import annotations
 
@@ -308,9 +308,10 @@ def nearest(w: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 def residual_constant(loss: Loss, gammas: Tensor, rule: Rule, M: float, n: int, D: Tensor, F: Tensor) -> Tensor:
     """C_0 of part 6 with its sums cut after T = 1 .. K terms, of shape (K, ...): E sum_(k < T) gamma_k h_k^2 <= C_0.
 
-    gammas: (K, ...), from a step on at which the cells are fixed. D: (K, ...), `distance_bound` at these steps. F: (...),
-    the mean of F(w) at the first of them. M: bound on the stochastic gradient's components; n: number of weights.
+    The sum of (⋆⋆) with n D_k^2 for the squared distance, before (⋆) is put in. gammas: (K, ...), from a step on at which the
+    cells are fixed. D: (K, ...), `distance_bound` at these steps. F: (...), the mean of F(w) at the first of them. M: bound on
+    the stochastic gradient's components; n: number of weights.
     """
     L, M1 = loss.smoothness, max(M, rule.clip)
-    errors = 2 * L * gammas * (n * M * D + 1.5 * L * n * D**2) + L * n * M1**2 * gammas**2
+    errors = 2 * L**2 * gammas * n * D**2 + L * n * M1**2 * gammas**2
     return (F - loss.lowest + errors.cumsum(0)) / L**2
