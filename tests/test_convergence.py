@@ -21,13 +21,9 @@ from quantized_training.convergence import (
     kkt_points,
     kkt_residual,
     nearest,
-    pareto,
     powers,
-    printed_velocity,
     prox_point,
     quadratic,
-    recorded,
-    reshuffled,
     residual_constant,
     simulate,
     sines,
@@ -82,10 +78,10 @@ def test_boxes_distance_and_e_are_those_of_the_written_out_constraints(rule):
     Q = rule.levels.values
     for edge in torch.cat([low, high]).unique().tolist():
         assert g(edge, Q, rule.epsilon) == pytest.approx(0, abs=1e-12)
-    d = rule.distance(w)
+    d = rule.distances(w)
     fine = torch.linspace(-5, 5, 20_001)
     feasible = torch.tensor([x for x in fine.tolist() if g(x, Q, rule.epsilon) >= 0])
-    brute = (w[..., None] - feasible).abs().amin(-1).norm(dim=-1)
+    brute = (w[..., None] - feasible).abs().amin(-1)
     assert (brute - d).abs().max() < 1e-3
     gap = (torch.tensor(rule.levels.midpoints)[:, None] - feasible).abs().min()
     assert rule.e == pytest.approx(gap.item(), abs=1e-3)
@@ -126,7 +122,7 @@ def test_a_warm_start_gives_the_same_prox_point():
 
 @rules
 def test_residual_is_lipschitz_and_bounds_the_kkt_residual(rule):
-    """Step 5 and part 3: |h(w) - h(w')| <= |w - w'|, and |p - Π(p - ∇ℓ(p))| <= (2 + 3L) h."""
+    """Step 5 and part 3: |h(w) - h(w')| <= |w - w'|, and |p - Π(p - ∇ℓ(p))| <= (2L + √(1 + L²)) h."""
     loss, rng = sines(3, 7, 3), np.random.default_rng(1)
     w = starts(rule, 200)
     low, high = rule.boxes(w)
@@ -134,7 +130,8 @@ def test_residual_is_lipschitz_and_bounds_the_kkt_residual(rule):
     z, y = prox_point(w, loss, low, high), prox_point(other, loss, low, high)
     h = (w - z).norm(dim=-1)
     assert ((h - (other - y).norm(dim=-1)).abs() <= (w - other).norm(dim=-1) + 1e-9).all()
-    assert (kkt_residual(w, loss, low, high) <= (2 + 3 * loss.smoothness) * h + 1e-9).all()
+    L = loss.smoothness
+    assert (kkt_residual(w, loss, low, high) <= (2 * L + (1 + L**2) ** 0.5) * h + 1e-9).all()
 
 
 @rules
@@ -218,11 +215,10 @@ def test_simulate_is_the_rule_written_out(rule):
     loss, gammas, start = sines(3, 7, 5), powers([(0.5, 1), (0.3, 0.6)], 60), starts(rule, 4)
     run = simulate(loss, start, gammas, rule, coin(1.5, 0.5, 3), count=400)
     assert run.steps.tolist() == list(range(61))
-    noise, w, largest = coin(1.5, 0.5, 3), start.expand(2, 4, 3).clone(), 0.0
+    noise, w = coin(1.5, 0.5, 3), start.expand(2, 4, 3).clone()
     last = torch.zeros(2, 4, dtype=torch.long)
     for k in range(60):
         G = loss.gradient(w) + noise(w, k)
-        largest = max(largest, G.abs().max().item())
         v = [
             ref.velocity(a, x, rule.levels.values, rule.epsilon, rule.alpha, g, dg, rule.clip)
             for a, x in zip(G.flatten().tolist(), w.flatten().tolist(), strict=True)
@@ -232,18 +228,17 @@ def test_simulate_is_the_rule_written_out(rule):
         last[(rule.levels.cell(w) != cells).any(-1)] = k + 1
         assert torch.allclose(run.points[k + 1], w, atol=1e-9)
         w = run.points[k + 1]
-    assert (run.last_change == last).all() and run.gradient == pytest.approx(largest)
+    assert (run.last_change == last).all()
 
 
-def test_simulate_sums_gamma_h_squared():
-    rule, loss, gammas, start = RULES["phi"], sines(3, 7, 6), powers([(1, 1), (1, 0.6)], 300), starts(RULES["phi"])
-    run = simulate(loss, start, gammas, rule, coin(1, 1, 4), count=2000, iterations=3)
+def test_simulate_sums_gamma_h_squared_and_gamma_d_squared():
+    rule, loss, gammas = RULES["phi"], sines(3, 7, 6), powers([(1, 1), (1, 0.6)], 300)
+    run = simulate(loss, starts(rule), gammas, rule, coin(1, 1, 4), count=2000, iterations=20)
     h = (run.points - prox_point(run.points, loss, *rule.boxes(run.points))).norm(dim=-1)
-    assert torch.allclose(run.residuals, h, atol=1e-9)
-    exact = (gammas[:, :, None] * h[:-1] ** 2).cumsum(0)
-    assert torch.allclose(run.sums[1:], exact, atol=1e-9)
-    few = simulate(loss, start, gammas, rule, coin(1, 1, 4), count=3, iterations=3)
-    assert few.sums[-1].flatten().tolist() == pytest.approx(exact[-1].flatten().tolist(), rel=0.03)
+    for kept, distance in zip(run.sums, (h, rule.distances(run.points).norm(dim=-1)), strict=True):
+        assert torch.allclose(kept[1:], (gammas[:, :, None] * distance[:-1] ** 2).cumsum(0), atol=1e-9)
+    few = simulate(loss, starts(rule), gammas, rule, coin(1, 1, 4), count=3, iterations=3)
+    assert torch.allclose(few.sums[:, -1], run.sums[:, -1], rtol=0.03)
 
 
 def test_simulate_raises_on_bad_input():
@@ -257,17 +252,15 @@ def test_simulate_raises_on_bad_input():
 @rules
 @pytest.mark.parametrize("seed", range(3))
 def test_part_1_and_2_hold_for_every_seed(rule, seed):
-    """No cell changes after k_0, and no distance exceeds sqrt(n) D_k, from the first step on."""
+    """No cell changes after k_0, and no distance of a weight exceeds D_k, from the first step on."""
     laws = [(0.3, 1), (1, 1), (3, 1), (1, 0.6), (2, 0.75)]
     gammas, start, loss = powers(laws, 1500), starts(rule, 20, 3, 4.0), sines(3, 7, seed)
     for size in (0.05, 1, 5):
         M = loss.steepness + size
         run = simulate(loss, start, gammas, rule, coin(size, size, seed))
-        assert run.gradient <= M
         assert (run.last_change <= freezing_step(gammas, rule, M)[:, None]).all()
-        outset = (start - start.clamp(*rule.boxes(start))).abs().max().item()
-        D = distance_bound(outset, gammas, rule, M)[run.steps]
-        assert (run.points - run.points.clamp(*rule.boxes(run.points))).abs().amax((2, 3)).le(D + 1e-12).all()
+        D = distance_bound(rule.distances(start).max().item(), gammas, rule, M)[run.steps]
+        assert (rule.distances(run.points).amax((2, 3)) <= D + 1e-12).all()
 
 
 def test_distance_bound_is_attained_and_its_rate_is_min_1_kappa_gamma0():
@@ -278,7 +271,7 @@ def test_distance_bound_is_attained_and_its_rate_is_min_1_kappa_gamma0():
     run = simulate(still, torch.tensor([[4.5]]), gammas, rule, lambda w, k: torch.zeros_like(w))
     k = run.steps[1:].double()
     exact = 3.0 * torch.exp(torch.lgamma(k + 1 - a) - math.lgamma(1 - a) - torch.lgamma(k + 1))
-    assert torch.allclose(rule.distance(run.points)[1:, 0, 0], exact, rtol=1e-9)
+    assert torch.allclose(rule.distances(run.points)[1:, 0, 0, 0], exact, rtol=1e-9)
     for c in (0.3, 0.6, 1.0, 2.0):
         for p in (1.0, 0.7):
             D = distance_bound(3.0, powers([(c, p)], 20_000), Rule(BINARY, 0.5, PHI, 1.0, 2.0), 2.0)
@@ -299,54 +292,25 @@ def test_part_6_bounds_the_mean_sum():
     M = loss.steepness + 1
     k0 = int(freezing_step(gammas, rule, M)[0])
     run = simulate(loss, start, gammas, rule, coin(1, 1, 9), count=9000, iterations=4)
-    D = distance_bound(rule.distance(start).max().item(), gammas, rule, M)[k0:-1, 0]
+    D = distance_bound(rule.distances(start).max().item(), gammas, rule, M)[k0:-1, 0]
     F = envelope(run.points[k0, 0], loss, *rule.boxes(run.points[k0, 0])).mean()
     C0 = residual_constant(loss, gammas[k0:, 0], rule, M, 3, D, F)
-    assert (run.sums[k0 + 1 :, 0].mean(1) - run.sums[k0, 0].mean() <= C0).all()
+    assert (run.sums[0, k0 + 1 :, 0].mean(1) - run.sums[0, k0, 0].mean() <= C0).all()
     L, M1, g, d = loss.smoothness, max(M, rule.clip), gammas[k0, 0].item(), D[0].item()
     first = (F - loss.lowest + 2 * L**2 * g * 3 * d * d + L * 3 * M1**2 * g * g) / L**2
     assert C0[0].item() == pytest.approx(first.item())
 
 
-def test_printed_velocity_is_the_rule_as_printed():
-    for rule in (RULES["phi"], RULES["psi, uneven"]):
-        g, dg = (ref.phi, ref.phi_prime) if rule.constraint is PHI else (ref.psi, ref.psi_prime)
-        rng = np.random.default_rng(0)
-        w = torch.as_tensor(rng.uniform(-3, 4, 400))
-        G = torch.as_tensor(rng.normal(size=400) * 2)
-        if rule.constraint is PHI:  # exactly on the edges, for gradients of both signs
-            w, G = (
-                torch.cat([w, torch.tensor([1.5, 1.5, -1.5, -1.5])]),
-                torch.cat([G, torch.tensor([1.0, -1.0, 1.0, -1.0])]),
-            )
-        expected = [
-            ref.velocity_printed(a, x, rule.levels.values, rule.epsilon, rule.alpha, g, dg)
-            for a, x in zip(G.tolist(), w.tolist(), strict=True)
-        ]
-        assert printed_velocity(rule)(G, w, 0).tolist() == pytest.approx(expected, abs=1e-9)
-
-
-def test_noises_have_the_laws_they_state():
-    w = torch.zeros(3, 20_000, 2)
-    draw = coin(2.0, 0.5, 1)(w, 0)
+def test_coin_has_mean_0_and_two_values():
+    draw = coin(2.0, 0.5, 1)(torch.zeros(3, 20_000, 2), 0)
     assert draw.unique().tolist() == [-0.5, 2.0] and draw.shape == (20_000, 2)
     assert (draw == 2).double().mean().item() == pytest.approx(0.2, abs=0.01)
-    kick = pareto(1.5, 1)(w, 0)
-    assert (kick.abs() >= 1).all() and (kick > 0).double().mean().item() == pytest.approx(0.5, abs=0.02)
-    for x in (2.0, 10.0):
-        assert (kick.abs() > x).double().mean().item() == pytest.approx(x**-1.5, rel=0.1)
-    samples = torch.arange(7.0)[:, None].expand(7, 2)
-    epochs = [reshuffled(samples, 1), reshuffled(samples, 1, replacement=True)]
-    once, any_ = (torch.stack([noise(w, k) for k in range(14)]) for noise in epochs)
-    assert (once[:7].sort(0).values == samples[:, None]).all() and (once[7:].sort(0).values == samples[:, None]).all()
-    assert not (once[0] == once[0][0]).all()  # another order for every seed
-    assert torch.bincount(any_[0, :, 0].long(), minlength=7).double().sub(20_000 / 7).abs().max() < 300
-    assert not (any_[:7].sort(0).values == samples[:, None]).all()
 
 
 def test_recorded_steps_and_powers():
-    steps = recorded(10_000, 60)
-    assert steps[0] == 0 and steps[-1] == 10_000 and (steps.diff() > 0).all() and 40 < len(steps) <= 61
+    rule = RULES["phi"]
+    steps = simulate(sines(3, 7, 5), starts(rule, 1), powers([(0.1, 1)], 1000), rule, coin(1, 1, 0)).steps
+    assert steps[0] == 0 and steps[-1] == 1000 and (steps.diff() > 0).all() and 40 < len(steps) <= 61
     assert torch.allclose(powers([(2, 1), (3, 0.5)], 4), torch.tensor([[2 / k, 3 / k**0.5] for k in range(1, 5)]))
 
 

@@ -114,20 +114,9 @@ class Rule:
         """Lower and upper edges of the boxes of w's cells, of w's shape."""
         return boxes(w, self.levels, self.epsilon, self.constraint)
 
-    def distance(self, w: Tensor) -> Tensor:
-        """Distance to the feasible set, (...) for w of shape (..., n): the interval of a weight's cell is the nearest one."""
-        return (w - w.clamp(*self.boxes(w))).norm(dim=-1)
-
-
-def printed_velocity(rule: Rule) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """The rule below (21) as printed, with its "> 0" and without a clip, in place of `rule`: a weight on an edge stands still."""
-
-    def velocity(G: Tensor, w: Tensor, k: int) -> Tensor:
-        g, slope = (f(w, rule.levels, rule.epsilon) for f in (rule.constraint.value, rule.constraint.derivative))
-        free = (g > 0) | ((-slope * G >= -rule.alpha * g) & (g < 0))
-        return torch.where(free, -G, -rule.alpha * g / slope)
-
-    return velocity
+    def distances(self, w: Tensor) -> Tensor:
+        """Every weight's distance to its nearest feasible value, of w's shape: the interval of its cell is the nearest one."""
+        return (w - w.clamp(*self.boxes(w))).abs()
 
 
 @dataclass(frozen=True)
@@ -135,27 +124,19 @@ class Run:
     """What `simulate` recorded: R steps, of L laws of the step size and S seeds.
 
     steps: (R,). points: (R, L, S, n), the w_k of these steps. last_change: (L, S), the last k with cell(w_k) other than
-    cell(w_(k-1)), 0 where there is none. gradient: the largest |G_k^i| seen. sums: (R, L, S), the sum of gamma_j h_j^2 over
-    j < k, and residuals: (R, L, S), h_k; both None unless they were asked for.
+    cell(w_(k-1)), 0 where there is none. sums: (2, R, L, S), of gamma_j h_j^2 and of gamma_j d_j^2 over j < k, or None.
     """
 
     steps: Tensor
     points: Tensor
     last_change: Tensor
-    gradient: float
     sums: Tensor | None
-    residuals: Tensor | None
 
 
 def powers(laws: Sequence[tuple[float, float]], steps: int) -> Tensor:
     """Step sizes c (k + 1)^-p for each (c, p) of `laws`, k = 0 .. steps - 1: shape (steps, L)."""
     c, p = torch.tensor(laws, dtype=torch.float64).T
     return c * torch.arange(1, steps + 1, dtype=torch.float64)[:, None] ** -p
-
-
-def recorded(steps: int, count: int = 60) -> Tensor:
-    """About `count` different steps in 0 .. steps: 0, then evenly spread on a logarithmic scale."""
-    return torch.cat([torch.zeros(1), torch.logspace(0, math.log10(steps), count).round()]).long().unique()
 
 
 def coin(up: float, down: float, seed: int) -> Callable[[Tensor, int], Tensor]:
@@ -165,38 +146,6 @@ def coin(up: float, down: float, seed: int) -> Callable[[Tensor, int], Tensor]:
     def noise(w: Tensor, k: int) -> Tensor:
         draw = torch.rand(w.shape[-2:], generator=generator, dtype=w.dtype)
         return torch.where(draw < down / (up + down), up, -down)
-
-    return noise
-
-
-def pareto(tail: float, seed: int) -> Callable[[Tensor, int], Tensor]:
-    """Noise of random sign whose size is at least 1 and exceeds x > 1 with probability x^-tail.
-
-    Its mean is 0 for tail > 1, and for tail <= 2 its variance is infinite.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(w: Tensor, k: int) -> Tensor:
-        draw = 2 * torch.rand(w.shape[-2:], generator=generator, dtype=w.dtype) - 1
-        return draw.sign() * draw.abs().clamp_min(1e-12) ** (-1 / tail)
-
-    return noise
-
-
-def reshuffled(samples: Tensor, seed: int, replacement: bool = False) -> Callable[[Tensor, int], Tensor]:
-    """Noise drawn from the rows of samples (N, n): each row once per epoch of N steps, in a new order for every seed.
-
-    replacement: independent draws instead. The mean of the rows should be 0.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    N, order = len(samples), None
-
-    def noise(w: Tensor, k: int) -> Tensor:
-        nonlocal order
-        if k % N == 0:
-            keys = torch.rand(w.shape[-2], N, generator=generator)
-            order = (keys * N).long() if replacement else keys.argsort(-1)
-        return samples[order[:, k % N]]
 
     return noise
 
@@ -213,39 +162,33 @@ def simulate(
 ) -> Run:
     """w_(k+1) = w_k + gamma_k v_k for all laws and seeds at once, with G_k = grad loss(w_k) + noise(w_k, k).
 
-    start: (S, n). gammas: (K, L). velocity: another rule (G, w, k) -> v in place of `rule`. count: of recorded steps.
-    iterations: where positive, the sum of gamma_k h_k^2 is kept, with the prox point of each step found by so many
-    iterations from the last one; a recorded h_k gets 40 of them.
+    start: (S, n). gammas: (K, L). velocity: another rule (G, w, k) -> v in place of `rule`. count: about so many steps are
+    recorded, 0 and then evenly on a logarithmic scale. iterations: where positive, `Run.sums` is kept, with the prox point
+    of each step found by so many iterations from the last one.
     Raises ValueError for shapes that do not fit, and FloatingPointError where an iterate is not finite.
     """
     if start.ndim != 2 or gammas.ndim != 2:
         raise ValueError(f"shapes {tuple(start.shape)}, {tuple(gammas.shape)}: allowed are (S, n) and (K, L)")
     velocity = velocity or rule
     K, laws = gammas.shape
+    steps = torch.cat([torch.zeros(1), torch.logspace(0, math.log10(K), count).round()]).long().unique()
+    keep = set(steps.tolist())
     w = start.expand(laws, *start.shape).clone()
-    keep = set(recorded(K, count).tolist())
     cell, last = rule.levels.cell(w), torch.zeros(w.shape[:2], dtype=torch.long)
     low, high = rule.boxes(w) if iterations else (w, w)
-    z, total = w.clamp(low, high), torch.zeros(w.shape[:2], dtype=w.dtype)
-    largest = torch.zeros(())
-    points, sums, residuals = [], [], []
+    z, total = w.clamp(low, high), w.new_zeros(2, *w.shape[:2])
+    points, sums = [], []
     for k in range(K + 1):
-        if iterations:
-            z = prox_point(w, loss, low, high, 40 if k in keep else iterations, z)
-            h2 = ((w - z) ** 2).sum(-1)
         if k in keep:
             points.append(w)
-            if iterations:
-                sums.append(total)
-                residuals.append(h2.sqrt())
+            sums.append(total)
         if k == K:
             break
-        gamma = gammas[k][:, None, None]
+        gamma = gammas[k][:, None]
         if iterations:
-            total = total + gammas[k][:, None] * h2
-        G = loss.gradient(w) + noise(w, k)
-        largest = torch.maximum(largest, G.abs().max())
-        w = w + gamma * velocity(G, w, k)
+            z = prox_point(w, loss, low, high, iterations, z)
+            total = total + gamma * torch.stack([((w - y) ** 2).sum(-1) for y in (z, w.clamp(low, high))])
+        w = w + gamma[..., None] * velocity(loss.gradient(w) + noise(w, k), w, k)
         new = rule.levels.cell(w)
         if not torch.equal(new, cell):
             last[(new != cell).any(-1)] = k + 1
@@ -253,8 +196,7 @@ def simulate(
             low, high = rule.boxes(w) if iterations else (w, w)
     if not w.isfinite().all():
         raise FloatingPointError("an iterate is not finite: the step sizes are too large for this loss")
-    kept = [torch.stack(x) if x else None for x in (points, sums, residuals)]
-    return Run(torch.tensor(sorted(keep)), kept[0], last, largest.item(), kept[1], kept[2])
+    return Run(steps, torch.stack(points), last, torch.stack(sums, 1) if iterations else None)
 
 
 def freezing_step(gammas: Tensor, rule: Rule, M: float) -> Tensor:
