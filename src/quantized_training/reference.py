@@ -128,11 +128,11 @@ def phi(w: float, Q: Sequence[float], eps: float) -> float:
 def phi_prime(w: float, Q: Sequence[float], eps: float = 0.0) -> float:
     """Derivative of (22), from the right at the levels, where phi has a kink; it does not depend on eps."""
     if w < Q[0]:
-        return 1.0
+        return 1
     for a, b in zip(Q, Q[1:], strict=False):
         if a <= w < b:
             return 2 * w - a - b
-    return -1.0
+    return -1
 
 
 def f(w: float, Q: Sequence[float], eps: float) -> list[float]:

@@ -13,7 +13,6 @@ import z3
 
 from .. import reference as ref
 from .evidence import EXACT, Z3, prose, prove, refute, step
-from .theorem_3 import exact_slope
 
 
 def _cell():
@@ -42,7 +41,7 @@ def claim_1_larger_margin(margin=max):
     # the edges are irrational: m_- + sqrt(1/4 - eps) and m_+ - sqrt(81/4 - eps)
     margins = [sympy.sqrt(sympy.Rational(n, 4) - sympy.Rational(1, 5)) for n in (1, 81)]
     short = bool(M1 < margin(margins))  # γ_k = 1
-    after = w + ref.velocity(Fraction(1), w, Q, eps, Fraction(1), ref.phi, exact_slope, M1)
+    after = w + ref.velocity(Fraction(1), w, Q, eps, Fraction(1), ref.phi, ref.phi_prime, M1)
     refute(not short or low <= after < high, step_at_most=1, w=w, then=after, end_of_the_cell=low)
 
 
@@ -83,7 +82,7 @@ def claim_1_inside(smaller=True, times=1):
 def claim_1_closed_cell(w=Fraction(1, 2)):
     Q, eps, gamma = (-1, 0, 1), Fraction(1, 5), Fraction(1, 10)
     short = gamma**2 < Fraction(1, 4) - eps  # γ M_1 is below both margins, sqrt(1/4 - eps)
-    after = w + gamma * ref.velocity(Fraction(0), w, Q, eps, Fraction(1), ref.phi, exact_slope, 1)
+    after = w + gamma * ref.velocity(Fraction(0), w, Q, eps, Fraction(1), ref.phi, ref.phi_prime, 1)
     refute(not short or Fraction(-1, 2) <= after <= Fraction(1, 2), step_at_most=gamma, w=w, then=after)
 
 
@@ -99,7 +98,7 @@ def claim_1_closed_cell(w=Fraction(1, 2)):
 def claim_4_before_k1(gamma=Fraction(2, 5)):
     Q, eps = (-1, 0, 1), Fraction(19, 400)  # the feasible interval of 0 is [-1/20, 1/20], both margins are 9/20
     edge, margin, w = Fraction(1, 20), Fraction(9, 20), Fraction(-3, 50)
-    after = w + gamma * ref.velocity(Fraction(-1), w, Q, eps, Fraction(1), ref.phi, exact_slope, 1)
+    after = w + gamma * ref.velocity(Fraction(-1), w, Q, eps, Fraction(1), ref.phi, ref.phi_prime, 1)
     jumped = ref.phi(edge, Q, eps) == 0 and gamma < margin and w < -edge and edge < after
     refute(not jumped, step_at_most=gamma, margin=margin, edges_at_plus_and_minus=edge, w=w, then=after)
 
@@ -153,7 +152,7 @@ def claim_6_with_M(gradients_only=True):
     visit = w = Fraction(-9, 200)
     path = []
     for gamma, G in zip(steps, (M, M), strict=True):
-        w += gamma * ref.velocity(G, w, Q, eps, alpha, ref.phi, exact_slope, Mc)
+        w += gamma * ref.velocity(G, w, Q, eps, alpha, ref.phi, ref.phi_prime, Mc)
         path.append(w)
     valid = ref.phi(visit, Q, eps) >= 0 and steps[0] * max(M, Mc) < margin
     refute(not valid or max(path) <= limit, visit=visit, then=path[0], after_that=path[1], limit=limit)
@@ -170,38 +169,6 @@ def claim_6_two_limsups(lower_limit=False):
     period = (a, a - Fraction(1, 8))  # its limsup is the larger, its liminf the smaller of the two
     printed = max(period) <= b and (min if lower_limit else max)(period) >= a
     refute(not printed or min(period) >= a, lower_edge=a, upper_edge=b, for_even_k=period[0], for_odd_k=period[1])
-
-
-@step(
-    "Claims 7, 8",
-    EXACT,
-    "refuted: the push is at least min(M_c, inf α|φ|/|φ|) = min(M_c, α), the printed bound without its primes",
-    {"primes": True},
-)
-def claim_7_without_primes(primes=False):
-    Q, eps, alpha, Mc = (-1, 1), Fraction(1, 2), Fraction(1), Fraction(1)
-    w = Fraction(8, 5)  # a tenth beyond the edge 3/2
-    push = abs(ref.velocity(Fraction(0), w, Q, eps, alpha, ref.phi, exact_slope, Mc))
-    below = abs(exact_slope(w, Q, eps) if primes else ref.phi(w, Q, eps))
-    printed = min(Mc, alpha * abs(ref.phi(w, Q, eps)) / below)
-    refute(push >= printed, w=w, push=push, printed_bound=printed)
-
-
-@step(
-    "Claims 7, 8",
-    Z3,
-    "at distance d the push of φ is at least αd, that of ψ at least αd/2, in a gap and (ψ) outside the hull",
-    {"of_psi": 1},
-    {"of_phi": 2},
-)
-def claim_7_push(of_phi=1, of_psi=Fraction(1, 2)):
-    d, e, s = z3.Reals("d e s")  # d = e - u: distance to the edge, u that to the midpoint; s = eps or sqrt(eps)
-    u, X = e - d, d * (2 * e - d)  # X = e² - u² = -φ
-    known = [e > 0, d > 0, u > 0, s > 0]
-    prove(X >= of_phi * d * 2 * u, known)  # push of φ over α: X / 2u
-    half = z3.Q(*Fraction(of_psi).as_integer_ratio())
-    prove(X * (2 * s + X) >= half * d * 4 * u * (s + X), known)  # push of ψ over α: X(2s + X) / 4u(s + X)
-    prove(d * (2 * s + d) >= half * d * 2 * (s + d), [d > 0, s > 0])  # outside: d(2s + d) / 2(s + d)
 
 
 @step(

@@ -119,6 +119,20 @@ def push_phi_constants(shift=1):
     prove((push <= N * alpha * d) == (d * (2 * N - 1) <= c * (N - shift)), [*known, N >= 1])
 
 
+@step(
+    "Section 4",
+    Z3,
+    "r exceeds any B > 0 at the d < c/2 with c − 2d = αc²/(4B + 2αc)",
+    {"factor": 10},
+)
+def push_unbounded(factor=1):
+    c, d, alpha, push, known = _inner_push()
+    B = z3.Real("B")
+    near = (c - 2 * d) * (4 * B + 2 * alpha * c) == alpha * c * c
+    prove(push > factor * B, [*known, near, B > 0])
+    prove(z3.Implies(near, z3.And(d > 0, 2 * d < c)), [c > 0, alpha > 0, B > 0])  # there is such a d
+
+
 # --- The printed proof, with ε₁ = -d ----------------------------------------------------------------------------------
 
 

@@ -28,13 +28,8 @@ LEVELS, TOLERANCE, EDGE = (-1, 1), Fraction(1, 2), Fraction(3, 2)
 
 def rule(G: Fraction, w: Fraction) -> tuple[Fraction, bool]:
     """The velocity of the repaired rule for φ, α = 1, as a fraction, and whether it is the push."""
-    v = ref.velocity(G, w, LEVELS, TOLERANCE, Fraction(1), ref.phi, _slope)
+    v = ref.velocity(G, w, LEVELS, TOLERANCE, Fraction(1), ref.phi, ref.phi_prime)
     return v, v != -G
-
-
-def _slope(w: Fraction, levels: tuple, epsilon: Fraction) -> Fraction:
-    """φ′ as a fraction: beyond the hull the reference gives a float."""
-    return Fraction(ref.phi_prime(w, levels, epsilon))
 
 
 # --- Lemma 6 ----------------------------------------------------------------------------------------------------------
@@ -49,18 +44,6 @@ def _slope(w: Fraction, levels: tuple, epsilon: Fraction) -> Fraction:
 def descent_of_a_free_coordinate(limit=1):
     a, g, L = z3.Reals("a gamma L")
     prove((-g * (1 - g * L / 2) * a * a <= -g * a * a / 2) == (g * L <= limit), [g > 0, L >= 0, a != 0])
-
-
-@step(
-    "Lemma 6",
-    SYMPY,
-    "E|G|² = |∇ℓ|² + E|G − ∇ℓ|² if EG = ∇ℓ",
-    {"sign": -1},
-)
-def second_moment_splits(sign=1):
-    G, mean, square = sympy.symbols("G EG E|G|^2")
-    variance = sympy.expand((G - mean) ** 2).subs(G**2, square).subs(G, mean)
-    identity(square, mean**2 + sign * variance)
 
 
 @step(
@@ -90,14 +73,16 @@ def outside_an_active_edge_all_is_uphill(side=1):
 
 @step(
     "Lemma 6",
-    SYMPY,
-    "for ℓ′ = −s and G = −s ± A with A − s ≥ r: E[ℓ(w₊)|w] − ℓ(w) = γs(A − s + r)/2 where ℓ is linear",
+    Z3,
+    "v = min(−G, −r), G = −s ± A with equal chances, A − s ≥ r ≥ 0: −s E v = s(A − s + r)/2, so a loss of slope −s rises",
     {"sign": -1},
+    {"turned": False},
 )
-def loss_rises_outside(sign=1):
-    s, A, r, g = sympy.symbols("s A r gamma")
-    velocities = (-(A - s), -r)  # the inward noise passes, the outward noise is replaced by the push
-    identity(sum(-s * g * v / 2 for v in velocities), g * s * (A - s + sign * r) / 2)
+def loss_rises_outside(sign=1, turned=True):
+    s, A, r = z3.Reals("s A r")
+    first, second = (z3.If(-G <= -r, -G, -r) for G in (-s + A, -s - A))
+    known = [s > 0, A >= 0, r >= 0] + [A - s >= r] * turned
+    prove(-s * (first + second) / 2 == s * (A - s + sign * r) / 2, known)
 
 
 @step(
@@ -250,30 +235,6 @@ def lemma_8_counterexample(noise=Fraction(3)):
     refute(slope**2 * free == 0, weight_inside=share, weight_not_in_I=free, limit=slope**2 * free)
 
 
-@step(
-    "Lemma 8",
-    Z3,
-    "s²A/(A + s) lies between s²/2 and s² for all A > s > 0",
-    {"share": Fraction(3, 5)},
-)
-def limit_is_at_least_half(share=Fraction(1, 2)):
-    s, A = z3.Reals("s A")
-    limit = s * s * A / (A + s)
-    prove(z3.And(limit >= z3.Q(*share.as_integer_ratio()) * s * s, limit <= s * s), [s > 0, A > s])
-
-
-@step(
-    "Lemma 8",
-    SYMPY,
-    "w = sin(log log k) has the velocity k·dw/dk = cos(log log k)/log k",
-    {"power": 2},
-)
-def small_velocity_is_not_convergence(power=1):
-    k = sympy.Symbol("k", positive=True)
-    w = sympy.sin(sympy.log(sympy.log(k)))
-    identity(k * sympy.diff(w, k), sympy.cos(sympy.log(sympy.log(k))) / sympy.log(k) ** power)
-
-
 # --- Without noise ----------------------------------------------------------------------------------------------------
 
 
@@ -306,3 +267,17 @@ prose(
     "Lemmas 7 and 8, corrected",
     "sum Lemma 6 from K to K + T − 1, drop all but the ends, divide by Σγ_k, which grows like γ₀ log T",
 )
+
+# --- The end of the proof ---------------------------------------------------------------------------------------------
+
+
+@step(
+    "Lemma 8",
+    SYMPY,
+    "d/dk sin(log log k) = cos(log log k)/(k log k)",
+    {"power": 2},
+)
+def small_velocity_is_not_convergence(power=1):
+    k = sympy.Symbol("k", positive=True)
+    inner = sympy.log(sympy.log(k))
+    identity(sympy.diff(sympy.sin(inner), k), sympy.cos(inner) / (k * sympy.log(k) ** power))

@@ -10,12 +10,6 @@ import z3
 from .. import reference as ref
 from .evidence import EXACT, SYMPY, Z3, identity, prose, prove, refute, step
 
-
-def exact_slope(w: Fraction, levels: tuple, epsilon: Fraction) -> Fraction:
-    """The derivative of φ as a fraction (beyond the hull the reference gives the number 1.0 or -1.0)."""
-    return Fraction(ref.phi_prime(w, levels, epsilon))
-
-
 # --- The assumptions -------------------------------------------------------------------------------------------------
 
 
@@ -99,38 +93,6 @@ def epoch_is_biased(replace=False):
     refute(second == mean, first_gradient=samples[0], mean_of_the_second=second, gradient_of_the_loss=mean)
 
 
-@step(
-    "Section 4",
-    Z3,
-    "the push α(e² − u²)/(2u) of φ exceeds any B > 0 at the distance u = αe²/(2B + 2αe) < e from the midpoint",
-    {"factor": 10},
-)
-def push_unbounded(factor=1):
-    u, e, alpha, B = z3.Reals("u e alpha B")
-    known = [e > 0, alpha > 0, B > 0, u * (2 * B + 2 * alpha * e) == alpha * e * e]
-    prove(z3.And(u > 0, u < e, alpha * (e * e - u * u) > 2 * u * factor * B), known)
-
-
-@step(
-    "Section 4",
-    SYMPY,
-    "push / d → α as d → 0, for φ and for ψ, in a gap and beyond the hull",
-    {"order": 2},
-)
-def push_order(order=1):
-    d, e, s, alpha, w = sympy.symbols("d e s alpha w", positive=True)
-    gap, hull = e**2 + s, s  # half the gap, squared; the outer band
-    for g, at in (
-        (s - (gap - w**2), e - d),
-        (s**2 - (gap - w**2) ** 2, e - d),
-        (s - w, hull + d),
-        (s**2 - w**2, hull + d),
-    ):
-        push = (-alpha * g / sympy.diff(g, w)).subs(w, at)
-        toward = 1 if at == e - d else -1
-        identity(sympy.limit(sympy.cancel(toward * push / d**order), d, 0), alpha)
-
-
 # --- Theorem 3 as printed ----------------------------------------------------------------------------------------------
 
 
@@ -164,9 +126,9 @@ def printed_rule_freezes(start=Fraction(2)):
     Q, eps, w = (-1, 1), Fraction(1, 2), start
     path = [w]
     for k in range(3):
-        w += ref.velocity_printed(w / 10, w, Q, eps, Fraction(1), ref.phi, exact_slope) / (k + 1)
+        w += ref.velocity_printed(w / 10, w, Q, eps, Fraction(1), ref.phi, ref.phi_prime) / (k + 1)
         path.append(w)
-    inwards = ref.phi(w, Q, eps) == 0 and -w / 10 * exact_slope(w, Q, eps) > 0
+    inwards = ref.phi(w, Q, eps) == 0 and -w / 10 * ref.phi_prime(w, Q, eps) > 0
     stopped = path[1] == path[2] == path[3]  # and so for ever: the velocity 0 does not depend on k
     refute(not (stopped and inwards), start=start, then=path[1], after_that=path[2], minus_gradient_there=-w / 10)
 
@@ -180,19 +142,7 @@ def printed_rule_freezes(start=Fraction(2)):
 def midpoint_is_met(gamma=Fraction(1)):
     Q, eps, alpha = (-1, 1), Fraction(1, 2), Fraction(1)
     w = Fraction(3, 4)  # feasible
-    after = w + gamma * ref.velocity(w, w, Q, eps, alpha, ref.phi, exact_slope)  # ℓ = w²/2
-    value, slope = ref.phi(after, Q, eps), exact_slope(after, Q, eps)
+    after = w + gamma * ref.velocity(w, w, Q, eps, alpha, ref.phi, ref.phi_prime)  # ℓ = w²/2
+    value, slope = ref.phi(after, Q, eps), ref.phi_prime(after, Q, eps)
     some = value >= 0 or slope != 0
     refute(ref.phi(w, Q, eps) < 0 or some, start=w, then=after, constraint_there=value, slope_there=slope)
-
-
-@step(
-    "Theorem 3",
-    SYMPY,
-    "d/dx sin(log log x) = cos(log log x)/(x log x)",
-    {"power": 2},
-)
-def slow_sine(power=1):
-    x = sympy.Symbol("x", positive=True)
-    inner = sympy.log(sympy.log(x))
-    identity(sympy.diff(sympy.sin(inner), x), sympy.cos(inner) / (x * sympy.log(x) ** power))
