@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from quantized_training import algebra
 from quantized_training.algebra import evidence
+from quantized_training.algebra.__main__ import main
 
 RUNNABLE = [name for name, step in algebra.STEPS.items() if step.run]
 
@@ -26,8 +27,9 @@ def test_step_holds(name):
     ("name", "mutant"), [(name, mutant) for name in RUNNABLE for mutant in algebra.STEPS[name].mutants]
 )
 def test_mutant_is_refuted(name, mutant):
-    with pytest.raises(algebra.Refuted):
+    with pytest.raises(algebra.Refuted) as refuted:
         algebra.check(name, **mutant)
+    assert "contradict" not in str(refuted.value)  # refuted by numbers, not for want of any
 
 
 def test_every_step_that_runs_has_a_mutant():
@@ -51,6 +53,8 @@ def test_a_counterexample_is_exact():
         evidence.refute(False, w=0.1)
     with pytest.raises(algebra.Refuted, match="w 1/3"):
         evidence.refute(True, w=Fraction(1, 3))
+    with pytest.raises(TypeError, match="there are none"):
+        evidence.refute(False)
 
 
 def test_a_false_property_is_refuted_with_its_simplest_instance():
@@ -74,24 +78,30 @@ def test_registering():
         evidence.prose(RUNNABLE[0], "Lemma 5", "x = x")
 
 
-def command_line(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "quantized_training.algebra", *arguments], capture_output=True, text=True
-    )
-
-
-def test_steps_can_be_run_by_name_and_listed():
-    done = command_line("distance_is_summable")
+def test_steps_can_be_run_by_name():
+    command = [sys.executable, "-m", "quantized_training.algebra", "distance_is_summable"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "proved by z3" in done.stdout and "[1/1]" in done.stdout
-    listed = command_line("--list")
-    assert listed.stdout.count("\n") == len(algebra.STEPS)
-    unknown = command_line("no_such_step")
-    assert unknown.returncode == 2 and "no_such_step" in unknown.stderr and "--list" in unknown.stderr
+
+
+def test_without_z3_the_error_says_what_to_install():
+    code = "import sys; sys.modules['z3'] = None; import quantized_training.algebra"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the checks of the proofs need z3: pip install 'quantized-training[proofs]'" in done.stderr
+
+
+def test_steps_can_be_listed_and_unknown_names_are_refused(capsys):
+    assert main(["--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == list(algebra.STEPS)
+    with pytest.raises(SystemExit, match="2"):
+        main(["no_such_step"])
+    error = capsys.readouterr().err
+    assert "no_such_step" in error and "--list" in error
 
 
 def test_a_step_that_fails_is_reported(monkeypatch, capsys):
-    from quantized_training.algebra.__main__ import main
-
     x = z3.Real("x")
     false = algebra.Step("false", "-", "-", algebra.Z3, lambda: evidence.prove(x > 0), ())
     monkeypatch.setitem(algebra.STEPS, "false", false)

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number, name in enumerate(names, 1):
         this = STEPS[name]
         if options.list:
-            print(f"{name:36} {this.item:24} {this.kind:22} {this.statement}")
+            print(f"{name:36} {this.item:24} {this.kind:26} {this.statement}")
             continue
         print(f"[{number:{len(str(len(names)))}}/{len(names)}] {name:36} ", end="", flush=True)
         try:
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
             failed += 1
             print(f"FAILED ({type(error).__name__}): {error}")
         else:
-            print(f"{this.kind:22} {result.seconds:6.2f} s  {result.found}")
+            print(f"{this.kind:26} {result.seconds:6.2f} s  {result.found}")
     if failed:
         print(f"{failed} of {len(names)} steps failed")
     return int(failed > 0)

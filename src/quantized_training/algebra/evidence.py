@@ -194,8 +194,10 @@ def identity(left: sympy.Expr, right: sympy.Expr | int = 0) -> None:
 def refute(holds: bool | sympy.Basic, **numbers: int | Fraction) -> None:
     """A printed statement fails at these numbers: `holds` is its truth value there. They are shown, and must be exact.
 
-    Raises Refuted where it holds (then this is no counterexample), TypeError for a number that is not exact.
+    Raises Refuted where it holds (then this is no counterexample), TypeError without numbers or for one that is not exact.
     """
+    if not numbers:
+        raise TypeError("a counterexample is made of numbers, and there are none")
     for name, value in numbers.items():
         if not isinstance(value, int | Fraction | sympy.Rational):
             raise TypeError(f"{name}={value!r} is not exact: a counterexample is made of integers and fractions")
