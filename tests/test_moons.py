@@ -9,8 +9,9 @@ import torch
 from sklearn.datasets import make_moons
 from sklearn.linear_model import LogisticRegression
 
-from quantized_training import Levels
+from quantized_training import BinaryConnect, Levels, QuantizedOptimizer
 from quantized_training.tasks import moons
+from quantized_training.tasks.ensembles import train
 
 BINARY = Levels.binary()
 
@@ -26,13 +27,47 @@ def ordinary(w: torch.Tensor) -> torch.nn.Sequential:
 
 
 def test_network_is_an_ordinary_one():
-    data = moons.draw(4, n=50, test=10)
+    data = moons.draw(4, n=50, test=10, batch=10)
     w = torch.randn(4, 15, dtype=torch.float64)
     for s in range(4):
         torch.testing.assert_close(moons.network(w[s], data.x[s]), ordinary(w[s])(data.x[s])[:, 0])
     torch.testing.assert_close(moons.network(w, data.x)[2], moons.network(w[2], data.x[2]))
     expected = torch.nn.functional.binary_cross_entropy_with_logits(moons.network(w[1], data.x[1]), (data.y[1] + 1) / 2)
     torch.testing.assert_close(moons.loss(w, data.x, data.y)[1], expected)
+
+
+def test_gradient_is_autograds():
+    data = moons.draw(3, n=100, test=10)
+    w = torch.randn(3, 12, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(moons.loss(w, data.x, data.y).sum(), w)
+    torch.testing.assert_close(moons.gradient(w.detach(), data.x, data.y), expected)
+
+
+@pytest.mark.parametrize("name", moons.METHODS)
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_ensemble_trains_as_single_runs_do(name, shared):
+    """Every seed of the tensor program, in chunks, against an ordinary loop over torch's layers."""
+    e = moons.draw(5, shared=shared, n=300, test=10, batch=100, epochs=3)
+    together = train(moons.METHODS[name], e, lr=0.5, record=False, chunk=2)
+    for s in (0, 4):
+        one = e[s : s + 1]
+        net, method = ordinary(one.initial[0]), moons.METHODS[name](one)
+        if name == "ProxQuant (L2)":  # its norm is that of all weights together; two layers would be two tensors
+            continue
+        if name == "BinaryConnect":  # one drawing for both layers
+            halves = ((u[:, :6].view(3, 2), u[:, 6:]) for u in one.uniform.unbind(1))
+            parts = iter([half for both in halves for half in both])
+            method = BinaryConnect(BINARY, uniform=lambda w, parts=parts: next(parts))
+        optimizer = QuantizedOptimizer(torch.optim.SGD(net.parameters(), lr=0.5), method)
+        for k, (x, y) in enumerate(one.batches()):
+            optimizer.zero_grad()
+            torch.nn.functional.softplus(-y[0] * net(x[0])[:, 0]).mean().backward()
+            optimizer.step()
+            if (k + 1) % 3 == 0:
+                method.anneal()
+        with optimizer.latent():
+            alone = torch.cat([p.detach().flatten() for p in net.parameters()])
+        torch.testing.assert_close(together[s], alone, rtol=0, atol=1e-10)
 
 
 def test_data_is_scikit_learns():
@@ -49,7 +84,7 @@ def test_data_is_scikit_learns():
 @pytest.mark.parametrize("hidden", [1, 2, 3, 4])
 def test_combinations_are_the_functions_of_all_networks(hidden):
     """The brute force over 8^hidden networks finds the same functions, hence the same losses."""
-    data = moons.draw(1, n=60, test=10)
+    data = moons.draw(1, n=60, test=10, batch=10)
     w = BINARY.vectors(3 * hidden, torch.float64)
     values = moons.network(w, data.x[0])
     c, losses = moons.losses_of_all(hidden, data.x[0], data.y[0])
@@ -73,7 +108,7 @@ def test_numbers_of_functions():
 
 @pytest.mark.parametrize("hidden", [3, 4, 7])
 def test_every_combination_has_a_network(hidden):
-    x = moons.draw(1, n=40, test=10).x[0]
+    x = moons.draw(1, n=40, test=10, batch=10).x[0]
     for c in moons.combinations(hidden)[::7]:
         w = moons.one_bit_weights(c, hidden)
         assert w.shape == (3 * hidden,) and (w.abs() == 1).all()
@@ -92,6 +127,8 @@ def test_no_width_beats_the_four_features():
 
 
 def test_bad_input():
+    with pytest.raises(ValueError, match="allowed is 1 to n=50"):
+        moons.draw(1, n=50)
     with pytest.raises(ValueError, match="at least one neuron"):
         moons.combinations(0)
     with pytest.raises(ValueError, match="no one-bit network of 3 neurons"):

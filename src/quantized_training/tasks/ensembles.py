@@ -14,7 +14,11 @@ from torch import Tensor
 
 from ..methods import Method
 from ..optimizer import QuantizedOptimizer
-from ..schedules import Schedule, as_schedule
+from ..schedules import Geometric, Schedule, as_schedule
+
+ANNEALING = Geometric(
+    1.0, 0.88
+)  # the paper's 0.88^t, one round per epoch; t = 0 is the largest legal value for {-1, 1} itself
 
 
 @dataclass(frozen=True)

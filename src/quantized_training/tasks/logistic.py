@@ -23,9 +23,9 @@ from ..methods import (
     ProxQuant,
     StraightThrough,
 )
-from ..schedules import Geometric, Linear
+from ..schedules import Linear
 from . import ensembles
-from .ensembles import Make, draw_order, rounding_noise
+from .ensembles import ANNEALING, Make, draw_order, rounding_noise
 
 SAMPLES, DIMENSION, BATCH, EPOCHS = 6000, 10, 1000, 25
 
@@ -168,7 +168,6 @@ def scores(w: Tensor, ensemble: Ensemble, batch: Tensor) -> dict[str, Tensor]:
 
 
 BINARY = Levels.binary()
-ANNEALING = Geometric(1.0, 0.88)  # the paper's 0.88^t, one round per epoch; t = 0 is the largest legal value itself
 
 #: Every method on Task I as the paper sets it (alpha 0.1, clip 1); what it leaves open is chosen in the chapter.
 #: At lr 1 no push overshoots; `allow_overshoot` lets the chapter's larger steps through.
