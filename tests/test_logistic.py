@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 from quantized_training import bench
 from quantized_training.results import share
 from quantized_training.tasks import logistic
+from quantized_training.tasks.ensembles import train
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def small_shared():
 @pytest.mark.parametrize("which", ["small", "small_shared"])
 def test_each_seed_of_an_ensemble_is_its_single_run_in_an_ordinary_torch_loop(name, which, request):
     ensemble = request.getfixturevalue(which)
-    together = logistic.train(logistic.METHODS[name], ensemble, record=False, chunk=4)
+    together = train(logistic.METHODS[name], ensemble, record=False, chunk=4)
     for i in range(len(ensemble.seeds)):
         alone = bench.train_one(logistic.METHODS[name], ensemble[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-12)
@@ -35,7 +36,7 @@ def test_each_seed_of_an_ensemble_is_its_single_run_in_an_ordinary_torch_loop(na
 
 def test_the_whole_trajectory_of_a_seed_does_not_depend_on_its_company(small):
     make = logistic.METHODS["BinaryConnect"]
-    together, alone = logistic.train(make, small), logistic.train(make, small[3:4])
+    together, alone = train(make, small), train(make, small[3:4])
     for field in ("latent", "gradient"):
         torch.testing.assert_close(getattr(together, field)[:, 3:4], getattr(alone, field), rtol=0, atol=1e-12)
     assert together.latent.shape == (25, 6, 10)
@@ -74,7 +75,7 @@ def test_features_are_uniform_and_signs_even():
 
 def test_every_epoch_visits_every_sample_once(small):
     rows, seen = [], []
-    for k, batch in enumerate(small.batches()):
+    for k, (batch,) in enumerate(small.batches()):
         rows.append(batch.clone())
         if (k + 1) % 6 == 0:
             epoch = torch.cat(rows, dim=1)
@@ -131,10 +132,10 @@ def test_a_batch_that_does_not_fit_is_refused(batch):
 def test_askew_is_sgd_while_epsilon_is_one_and_never_flips_a_sign_afterwards():
     """The chapter's two answers, on other seeds than the page's."""
     e = logistic.draw(range(1000, 1032))
-    sgd = logistic.train(logistic.METHODS["Full precision"], e)
+    sgd = train(logistic.METHODS["Full precision"], e)
     ends = []
     for name in ("ASkewSGD", "Modified ASkewSGD"):
-        run = logistic.train(logistic.METHODS[name], e)
+        run = train(logistic.METHODS[name], e)
         assert torch.equal(run.latent[:7], sgd.latent[:7])
         signs = run.latent[6:] >= 0
         assert not (signs[1:] != signs[:-1]).any()
@@ -145,13 +146,13 @@ def test_askew_is_sgd_while_epsilon_is_one_and_never_flips_a_sign_afterwards():
 
 def test_straight_through_reaches_the_printed_numbers_and_full_precision_does_not():
     e = logistic.draw(range(1000, 1064))
-    w = logistic.train(logistic.METHODS["Straight-through"], e, record=False)
+    w = train(logistic.METHODS["Straight-through"], e, record=False)
     low, high = torch.quantile(logistic.loss(w, e.z), torch.tensor([0.025, 0.975], dtype=w.dtype)).tolist()
     assert low < 0.6022 < high
     low, high = torch.quantile(
         logistic.direction_distance(w, e.w_star), torch.tensor([0.025, 0.975], dtype=w.dtype)
     ).tolist()
     assert low < 0.7597 < high
-    full = logistic.train(logistic.METHODS["Full precision"], e, record=False)
+    full = train(logistic.METHODS["Full precision"], e, record=False)
     assert logistic.loss(full, e.z).max() < 0.5172  # below the lowest number of Table 1
     assert share((full.sign() == e.w_star).all(-1))[0] == 1.0

@@ -26,6 +26,7 @@ from . import PHI, PSI, SGDA, ASkew, BinaryConnect, FullPrecision, Levels, Metho
 from .constraints import pieces
 from .optimizer import QuantizedOptimizer
 from .tasks import logistic
+from .tasks.ensembles import train
 
 
 def train_one(make, ensemble: logistic.Ensemble) -> torch.Tensor:
@@ -35,12 +36,11 @@ def train_one(make, ensemble: logistic.Ensemble) -> torch.Tensor:
         model.weight.copy_(ensemble.initial)
     method = make(ensemble)
     optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters(), lr=1.0), method)
-    per_epoch = ensemble.order.shape[2] // ensemble.batch
-    for k, z in enumerate(ensemble.batches()):
+    for k, (z,) in enumerate(ensemble.batches()):
         optimizer.zero_grad()
         softplus(-model(z[0])).mean().backward()
         optimizer.step()
-        if (k + 1) % per_epoch == 0:
+        if (k + 1) % ensemble.per_epoch == 0:
             method.anneal()
     with optimizer.latent():
         return model.weight.detach().clone()
@@ -52,7 +52,7 @@ def compare(name: str, ensemble: logistic.Ensemble, singles: int, repeats: int) 
     ratios, difference = [], 0.0
     for _ in range(repeats):
         start = time.perf_counter()
-        together = logistic.train(make, ensemble, record=False)
+        together = train(make, ensemble, record=False)
         middle = time.perf_counter()
         alone = [train_one(make, ensemble[i : i + 1]) for i in range(singles)]
         end = time.perf_counter()

@@ -1,14 +1,12 @@
 """Task I (paper, section 6): logistic regression with d = 10 one-bit weights and a known optimal sign vector.
 
-Every seed has its own data set, optimal vector, initial weights, batch order and rounding noise, drawn from one generator
-per seed; all seeds train in one tensor program, because every method works weight by weight. Shapes: S seeds, n samples,
-d weights, T steps. A set that all seeds share has 1 in place of S.
+Shapes: S seeds, n samples, d weights, T steps. A set that all seeds share has 1 in place of S.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,67 +20,29 @@ from ..methods import (
     BinaryConnect,
     FullPrecision,
     KBitStraightThrough,
-    Method,
     ProxQuant,
     StraightThrough,
 )
-from ..optimizer import QuantizedOptimizer
-from ..schedules import Geometric, Linear, Schedule, as_schedule
+from ..schedules import Linear
+from . import ensembles
+from .ensembles import ANNEALING, Make, draw_order, rounding_noise
 
 SAMPLES, DIMENSION, BATCH, EPOCHS = 6000, 10, 1000, 25
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """Everything random in Task I, drawn in advance so that every method sees the same draws.
+class Ensemble(ensembles.Ensemble):
+    """Task I for S seeds. z: y_i * x_i, (S or 1, n, d); the logistic loss needs nothing else. w_star: (S or 1, d)."""
 
-    z: y_i * x_i, (S or 1, n, d); the logistic loss needs nothing else. w_star: (S or 1, d). initial: (S, d).
-    order: batch order, (S or 1, epochs, n). uniform: rounding noise of stochastic BinaryConnect, (S, T + 1, d).
-    """
-
-    seeds: tuple[int, ...]
     z: Tensor
     w_star: Tensor
-    initial: Tensor
-    order: Tensor
-    uniform: Tensor
-    batch: int
 
     @property
-    def steps(self) -> int:
-        return self.order.shape[1] * (self.order.shape[2] // self.batch)
+    def data(self) -> tuple[Tensor, ...]:
+        return (self.z,)
 
-    def __getitem__(self, seeds: slice) -> Ensemble:
-        """The sub-ensemble of some seeds, e.g. ensemble[3:4] for a single run."""
-
-        def part(t: Tensor) -> Tensor:
-            return t if t.shape[0] == 1 else t[seeds]
-
-        shared_or_own = {name: part(getattr(self, name)) for name in ("z", "w_star", "order")}
-        own = {"initial": self.initial[seeds], "uniform": self.uniform[seeds]}
-        return replace(self, seeds=self.seeds[seeds], **shared_or_own, **own)
-
-    def one_batch_per_epoch(self) -> Ensemble:
-        """The same ensemble with only the first batch of every epoch: as many steps as epochs."""
-        return replace(self, order=self.order[:, :, : self.batch])
-
-    def batches(self) -> Iterator[Tensor]:
-        """The T batches in order, each (S or 1, batch, d), all in the same memory: use one before asking for the next."""
-        out = self.z.new_empty(len(self.z) * self.batch, self.z.shape[2])
-        for epoch in range(self.order.shape[1]):
-            for start in range(0, self.order.shape[2] - self.batch + 1, self.batch):
-                yield self._take(self.order[:, epoch, start : start + self.batch], out)
-
-    def last_batch(self) -> Tensor:
-        """The batch of the last step, (S or 1, batch, d)."""
-        stop = self.order.shape[2] // self.batch * self.batch
-        return self._take(self.order[:, -1, stop - self.batch : stop])
-
-    def _take(self, index: Tensor, out: Tensor | None = None) -> Tensor:
-        sets, n, d = self.z.shape
-        rows = (index.long() + torch.arange(sets).unsqueeze(1) * n).view(-1)
-        # index_select on rows is four times as fast as indexing by (seed, row)
-        return torch.index_select(self.z.reshape(sets * n, d), 0, rows, out=out).view(sets, self.batch, d)
+    def gradient(self, w: Tensor, batch: tuple[Tensor, ...], scratch: Tensor) -> Tensor:
+        return gradient(w, *batch, out=scratch)
 
 
 def draw(
@@ -117,12 +77,11 @@ def draw(
             w_star = torch.randint(0, 2, (d,), generator=g).to(dtype) * 2 - 1
             positive = torch.rand(n, generator=g, dtype=dtype) < torch.sigmoid(x @ w_star)
             z = torch.where(positive.unsqueeze(1), x, -x)
-            order = torch.stack([torch.randperm(n, generator=g) for _ in range(epochs)])
-            data = (z, w_star, order.to(torch.int16 if n < 2**15 else torch.int64))
+            data = (z, w_star, draw_order(n, epochs, g))
         parts.append((initial, uniform, *data))
     initial, uniform = (torch.stack([p[k] for p in parts]) for k in (0, 1))
     z, w_star, order = (torch.stack([p[k] for p in parts if len(p) > 2]) for k in (2, 3, 4))
-    return Ensemble(tuple(seeds), z, w_star, initial, order, uniform, batch)
+    return Ensemble(tuple(seeds), initial, order, uniform, batch, z, w_star)
 
 
 def _margins(w: Tensor, z: Tensor, out: Tensor | None = None) -> Tensor:
@@ -144,105 +103,14 @@ def gradient(w: Tensor, z: Tensor, out: Tensor | None = None) -> Tensor:
     return summed / -z.shape[1]
 
 
-@dataclass(frozen=True)
-class Trajectory:
-    """One method on every seed. latent: (T + 1, S, d), from the initial weights on. gradient: on each step's batch,
-    at the method's forward point, (T, S, d)."""
-
-    latent: Tensor
-    gradient: Tensor
-
-
-Make = Callable[[Ensemble], Method]
-
-
-def train(
-    make: Make | Mapping[str, Make],
-    ensemble: Ensemble,
-    lr: float | Schedule | Mapping[str, float | Schedule] = 1.0,
-    record: bool = True,
-    chunk: int = 64,
-) -> Trajectory | Tensor | dict[str, Trajectory] | dict[str, Tensor]:
-    """Train every seed of the ensemble with SGD; the method anneals once per epoch.
-
-    make: builds the method for an ensemble, e.g. METHODS["ASkewSGD"] (stochastic BinaryConnect needs its pre-drawn noise).
-    Several of them, by name, train side by side on the same batches, which is faster than one after the other; the result
-    is then a dict, and `lr` may be one, too. record: return the whole Trajectory; otherwise only the last latent weights
-    (S, d). chunk: seeds with data sets of their own train this many at a time, so that a batch stays in the processor's
-    cache.
-    """
-    makes = make if isinstance(make, Mapping) else {"": make}
-    rates = {name: as_schedule(lr[name] if isinstance(lr, Mapping) else lr) for name in makes}
-    if len(ensemble.z) == 1:
-        chunk = len(ensemble.seeds)
-    parts: dict[str, list] = {name: [] for name in makes}
-    for i in range(0, len(ensemble.seeds), chunk):
-        part = ensemble[i : i + chunk]
-        runs = {name: _Run(makes[name](part), part, rates[name], record) for name in makes}
-        for z in part.batches():
-            for run in runs.values():
-                run.step(z)
-        for name, run in runs.items():
-            parts[name].append(run.result())
-    if record:
-        found = {
-            name: Trajectory(
-                *(torch.cat([getattr(part, field.name) for part in ps], dim=1) for field in fields(Trajectory))
-            )
-            for name, ps in parts.items()
-        }
-    else:
-        found = {name: torch.cat(ps) for name, ps in parts.items()}
-    return found if isinstance(make, Mapping) else found[""]
-
-
-class _Run:
-    """One method on the seeds of one chunk."""
-
-    def __init__(self, method: Method, ensemble: Ensemble, lr: Schedule, record: bool) -> None:
-        self.method, self.lr, self.record, self.k = method, lr, record, 0
-        self.per_epoch = ensemble.order.shape[2] // ensemble.batch
-        self.w = torch.nn.Parameter(ensemble.initial.clone())
-        self.optimizer = QuantizedOptimizer(torch.optim.SGD([self.w], lr=lr(0)), method)
-        self.scratch = ensemble.initial.new_empty(len(ensemble.seeds), ensemble.batch)
-        self.latents, self.gradients = [ensemble.initial], []
-
-    def latent(self) -> Tensor:
-        with self.optimizer.latent():
-            return self.w.detach().clone()
-
-    def step(self, z: Tensor) -> None:
-        self.optimizer.param_groups[0]["lr"] = self.lr(self.k)
-        self.w.grad = gradient(self.w.detach(), z, self.scratch)
-        if self.record:
-            self.gradients.append(self.w.grad)
-        self.optimizer.step()
-        if self.record:
-            self.latents.append(self.latent())
-        self.k += 1
-        if self.k % self.per_epoch == 0:
-            self.method.anneal()
-
-    def result(self) -> Trajectory | Tensor:
-        if self.record:
-            return Trajectory(*map(torch.stack, (self.latents, self.gradients)))
-        return self.latent()
-
-
 def batch_losses(weights: Mapping[str, Tensor], ensemble: Ensemble, every: int = 1) -> dict[str, Tensor]:
     """Loss of weights[name][k], (T, S, d), on the k-th batch for k = 0, every, 2 every, ...: name -> (T / every, S)."""
     losses: dict[str, list[Tensor]] = {name: [] for name in weights}
-    for k, z in enumerate(ensemble.batches()):
+    for k, (z,) in enumerate(ensemble.batches()):
         if k % every == 0:
             for name, w in weights.items():
                 losses[name].append(loss(w[k], z))
     return {name: torch.stack(values) for name, values in losses.items()}
-
-
-def rounding_noise(ensemble: Ensemble):
-    """The pre-drawn uniforms for `BinaryConnect(uniform=...)`, one (S, d) slice per rounding."""
-    slices = iter(ensemble.uniform.unbind(1))
-    return lambda w: next(slices)
 
 
 def best_sign_vector(ensemble: Ensemble) -> tuple[Tensor, Tensor]:
@@ -300,7 +168,6 @@ def scores(w: Tensor, ensemble: Ensemble, batch: Tensor) -> dict[str, Tensor]:
 
 
 BINARY = Levels.binary()
-ANNEALING = Geometric(1.0, 0.88)  # the paper's 0.88^t, one round per epoch; t = 0 is the largest legal value itself
 
 #: Every method on Task I as the paper sets it (alpha 0.1, clip 1); what it leaves open is chosen in the chapter.
 #: At lr 1 no push overshoots; `allow_overshoot` lets the chapter's larger steps through.

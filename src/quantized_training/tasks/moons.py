@@ -1,0 +1,186 @@
+"""Task II (paper, section 6): two moons, a network with one hidden layer of H ReLU neurons and 3H one-bit weights, no biases.
+
+f(x) = sum_j a_j relu(W_j x). The weights of a network are one vector (W_1, ..., W_H, a) of length 3H, H = 3 in the paper.
+
+Every one-bit neuron is one of four, relu(+-x_1 +- x_2), taken with a sign. So a one-bit network of any width is an integer
+combination of these four features, f = sum_i c_i phi_i, where neurons that differ in the sign only cancel: c runs through
+the integers with |c|_1 <= H and |c|_1 - H even. `best_networks` searches those instead of all 8^H networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ..constraints import PHI, PSI
+from ..levels import Levels
+from ..methods import (
+    SGDA,
+    ASkew,
+    BinaryConnect,
+    FullPrecision,
+    KBitStraightThrough,
+    ProxQuant,
+    StraightThrough,
+)
+from ..schedules import Linear
+from . import ensembles
+from .ensembles import ANNEALING, Make, draw_order, rounding_noise
+
+SAMPLES, TEST_SAMPLES, HIDDEN, BATCH, EPOCHS = 2000, 200, 3, 100, 25
+BINARY = Levels.binary()
+
+#: The four one-bit hidden neurons: rows W of the features relu(W x).
+NEURONS = BINARY.vectors(2, torch.float64)
+
+
+@dataclass(frozen=True)
+class Ensemble(ensembles.Ensemble):
+    """Task II for S seeds: points x (S or 1, n, 2) with labels y (S or 1, n), -1 or +1; the same for the test points."""
+
+    x: Tensor
+    y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+    @property
+    def data(self) -> tuple[Tensor, ...]:
+        return self.x, self.y
+
+    def gradient(self, w: Tensor, batch: tuple[Tensor, ...], scratch: Tensor) -> Tensor:
+        return gradient(w, *batch)
+
+
+def draw(
+    seeds: int | range,
+    noise: float = 0.1,
+    hidden: int = HIDDEN,
+    shared: bool = False,
+    standardised: bool = False,
+    n: int = SAMPLES,
+    test: int = TEST_SAMPLES,
+    batch: int = BATCH,
+    epochs: int = EPOCHS,
+) -> Ensemble:
+    """Draw Task II for several seeds; training and test points come from one call of scikit-learn's make_moons.
+
+    noise: standard deviation of the Gaussian offset. The paper says "variance 0.1", which would be 0.1 ** 0.5 here; the
+    argument of make_moons is a standard deviation. standardised: coordinates with mean 0 and standard deviation 1 over the
+    training points. shared: one data set and batch order (the first seed's) for all seeds. Initial weights are torch's for
+    linear layers: uniform up to 1 / sqrt(inputs). Raises ValueError when a batch does not fit into the data.
+    """
+    from sklearn.datasets import make_moons  # a dependency of the book, not of the package
+
+    if not 0 < batch <= n:
+        raise ValueError(f"batch={batch}: allowed is 1 to n={n}")
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    bound = torch.cat([torch.full((2 * hidden,), 2**-0.5), torch.full((hidden,), hidden**-0.5)]).double()
+    own, data = [], []
+    for seed in seeds:
+        g = torch.Generator().manual_seed(seed)
+        initial = (2 * torch.rand(3 * hidden, generator=g, dtype=torch.float64) - 1) * bound
+        own.append((initial, torch.rand(epochs * (n // batch) + 1, 3 * hidden, generator=g, dtype=torch.float64)))
+        if shared and data:
+            continue
+        x, y = make_moons(n + test, noise=noise, random_state=seed)  # in random order
+        if standardised:
+            x = (x - x[:n].mean(0)) / x[:n].std(0)
+        x, y = torch.as_tensor(x), torch.as_tensor(2.0 * y - 1)
+        data.append((draw_order(n, epochs, g), x[:n], y[:n], x[n:], y[n:]))
+    initial, uniform = map(torch.stack, zip(*own, strict=True))
+    order, *points = map(torch.stack, zip(*data, strict=True))
+    return Ensemble(tuple(seeds), initial, order, uniform, batch, *points)
+
+
+def _hidden(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """relu(W x) (..., n, H), W (..., H, 2) and a (..., H) for weights (..., 3H) and points (..., n, 2)."""
+    hidden = w.shape[-1] // 3
+    W, a = w[..., : 2 * hidden].unflatten(-1, (hidden, 2)), w[..., 2 * hidden :]
+    return torch.relu(x @ W.mT), W, a
+
+
+def network(w: Tensor, x: Tensor) -> Tensor:
+    """f(x) for weights w (..., 3H) and points x (..., n, 2), whose leading shapes broadcast: (..., n)."""
+    r, _, a = _hidden(w, x)
+    return (r @ a[..., None]).squeeze(-1)
+
+
+def loss(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Mean logistic loss log(1 + exp(-y f(x))): (...,) from w (..., 3H), x (..., n, 2), y (..., n)."""
+    return softplus(-y * network(w, x)).mean(-1)
+
+
+def gradient(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient of `loss` in closed form, (..., 3H); the derivative of relu at 0 is 0, as in torch."""
+    r, _, a = _hidden(w, x)
+    slope = -y * torch.sigmoid(-y * (r @ a[..., None]).squeeze(-1)) / y.shape[-1]  # of the loss by f, (..., n)
+    by_a = (slope[..., None, :] @ r).squeeze(-2)
+    by_W = ((r > 0) * slope[..., None] * a[..., None, :]).mT @ x
+    return torch.cat([by_W.flatten(-2), by_a], dim=-1)
+
+
+def features(x: Tensor) -> Tensor:
+    """The four one-bit neurons at the points x (..., n, 2): (..., n, 4)."""
+    return torch.relu(x @ NEURONS.to(x).mT)
+
+
+def combinations(hidden: int) -> Tensor:
+    """All functions of one-bit networks with `hidden` neurons, as coefficients c of `features`: (m, 4), integers.
+
+    |c|_1 <= hidden and |c|_1 - hidden even; hidden = 3 gives 96. Raises ValueError for hidden < 1.
+    """
+    if hidden < 1:
+        raise ValueError(f"hidden={hidden}: a network needs at least one neuron")
+    axis = torch.arange(-hidden, hidden + 1)
+    c = torch.cartesian_prod(axis, axis, axis, axis)
+    norm = c.abs().sum(1)
+    return c[(norm <= hidden) & ((norm - hidden) % 2 == 0)]
+
+
+def one_bit_weights(c: Tensor, hidden: int) -> Tensor:
+    """Weights (3 * hidden,) of a one-bit network with the coefficients c (4,); spare neurons cancel in pairs.
+
+    Raises ValueError where there is none.
+    """
+    spare = hidden - int(c.abs().sum())
+    if spare < 0 or spare % 2:
+        raise ValueError(f"no one-bit network of {hidden} neurons has the coefficients {c.tolist()}")
+    chosen = [(i, s) for i, k in enumerate(c.tolist()) for s in [np.sign(k)] * abs(k)] + [(0, 1), (0, -1)] * (
+        spare // 2
+    )
+    neurons = torch.stack([NEURONS[i] for i, _ in chosen])
+    return torch.cat([neurons.flatten(), torch.tensor([float(s) for _, s in chosen], dtype=NEURONS.dtype)])
+
+
+def losses_of_all(hidden: int, x: Tensor, y: Tensor, chunk: int = 2**22) -> tuple[Tensor, Tensor]:
+    """`combinations(hidden)` (m, 4) and the loss of each on one data set x (n, 2), y (n,): (m,).
+
+    chunk: numbers held in memory at a time.
+    """
+    c = combinations(hidden)
+    signed = features(x) * y[:, None]
+    parts = c.to(x).split(max(1, chunk // len(x)))
+    return c, torch.cat([softplus(-(part @ signed.mT)).mean(-1) for part in parts])
+
+
+#: Every method on Task II as the paper sets it (alpha 4, clip 1, lr initially 1); at lr 1 a push may overshoot.
+METHODS: dict[str, Make] = {
+    "Full precision": lambda e: FullPrecision(BINARY),
+    "BinaryConnect": lambda e: BinaryConnect(BINARY, uniform=rounding_noise(e)),
+    "BinaryConnect (deterministic)": lambda e: BinaryConnect(BINARY, stochastic=False),
+    "Straight-through": lambda e: StraightThrough(BINARY),
+    "k-bit straight-through": lambda e: KBitStraightThrough(bits=1),
+    "ProxQuant (L1)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l1"),
+    "ProxQuant (L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l2", ensemble=True),
+    "ProxQuant (squared L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "squared_l2"),
+    "ASkewSGD": lambda e: ASkew(BINARY, PSI, alpha=4.0, clip=1.0, epsilon=ANNEALING, merged=True, allow_overshoot=True),
+    "Modified ASkewSGD": lambda e: ASkew(
+        BINARY, PHI, alpha=4.0, clip=1.0, epsilon=ANNEALING, merged=True, allow_overshoot=True
+    ),
+    "SGDA (ε = 0.01)": lambda e: SGDA(BINARY, epsilon=0.01, dual_lr=1e-3),
+    "SGDA (ε = 0.5)": lambda e: SGDA(BINARY, epsilon=0.5, dual_lr=1e-3),
+}
