@@ -6,23 +6,36 @@ the same draws. Shapes: S seeds, n samples, d weights, B samples in a batch, T s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from ..methods import Method
+from ..constraints import PHI, PSI, Constraint
+from ..levels import Levels
+from ..methods import (
+    SGDA,
+    ASkew,
+    BinaryConnect,
+    FullPrecision,
+    KBitStraightThrough,
+    Method,
+    ProxQuant,
+    StraightThrough,
+)
 from ..optimizer import QuantizedOptimizer
-from ..schedules import Geometric, Schedule, as_schedule
+from ..schedules import Geometric, Linear, Schedule, as_schedule
 
+BINARY = Levels.binary()
 ANNEALING = Geometric(
     1.0, 0.88
 )  # the paper's 0.88^t, one round per epoch; t = 0 is the largest legal value for {-1, 1} itself
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(ABC):
     """The random part of a task; a task adds its data (S or 1, n, ...) as further fields and says how it is used.
 
     initial: (S, d). order: batch order, (S or 1, epochs, n). uniform: rounding noise of stochastic BinaryConnect, (S, T + 1, d).
@@ -35,13 +48,13 @@ class Ensemble:
     batch: int
 
     @property
+    @abstractmethod
     def data(self) -> tuple[Tensor, ...]:
         """What a batch is taken from: tensors (S or 1, n, ...)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gradient(self, w: Tensor, batch: tuple[Tensor, ...], scratch: Tensor) -> Tensor:
         """Gradient of the loss on a batch, (S, d) at w (S, d). scratch: memory (S, B) that may be written over."""
-        raise NotImplementedError
 
     @property
     def steps(self) -> int:
@@ -107,6 +120,31 @@ class Trajectory:
 
 
 Make = Callable[[Ensemble], Method]
+
+
+def one_bit_methods(alpha: float) -> dict[str, Make]:
+    """Every method with the levels -1 and +1 as the paper sets it (clip 1); what it leaves open is chosen in the chapters.
+
+    alpha: of ASkewSGD and its modification; they anneal by `ANNEALING`, and larger steps may overshoot.
+    """
+
+    def askew(constraint: Constraint) -> Method:
+        return ASkew(BINARY, constraint, alpha, clip=1.0, epsilon=ANNEALING, merged=True, allow_overshoot=True)
+
+    return {
+        "Full precision": lambda e: FullPrecision(BINARY),
+        "BinaryConnect": lambda e: BinaryConnect(BINARY, uniform=rounding_noise(e)),
+        "BinaryConnect (deterministic)": lambda e: BinaryConnect(BINARY, stochastic=False),
+        "Straight-through": lambda e: StraightThrough(BINARY),
+        "k-bit straight-through": lambda e: KBitStraightThrough(bits=1),
+        "ProxQuant (L1)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l1"),
+        "ProxQuant (L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l2", ensemble=True),
+        "ProxQuant (squared L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "squared_l2"),
+        "ASkewSGD": lambda e: askew(PSI),
+        "Modified ASkewSGD": lambda e: askew(PHI),
+        "SGDA (ε = 0.01)": lambda e: SGDA(BINARY, epsilon=0.01, dual_lr=1e-3),
+        "SGDA (ε = 0.5)": lambda e: SGDA(BINARY, epsilon=0.5, dual_lr=1e-3),
+    }
 
 
 def train(

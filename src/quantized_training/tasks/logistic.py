@@ -12,20 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..constraints import PHI, PSI
-from ..levels import Levels
-from ..methods import (
-    SGDA,
-    ASkew,
-    BinaryConnect,
-    FullPrecision,
-    KBitStraightThrough,
-    ProxQuant,
-    StraightThrough,
-)
-from ..schedules import Linear
 from . import ensembles
-from .ensembles import ANNEALING, Make, draw_order, rounding_noise
+from .ensembles import BINARY, draw_order, one_bit_methods
 
 SAMPLES, DIMENSION, BATCH, EPOCHS = 6000, 10, 1000, 25
 
@@ -167,23 +155,5 @@ def scores(w: Tensor, ensemble: Ensemble, batch: Tensor) -> dict[str, Tensor]:
     }
 
 
-BINARY = Levels.binary()
-
-#: Every method on Task I as the paper sets it (alpha 0.1, clip 1); what it leaves open is chosen in the chapter.
-#: At lr 1 no push overshoots; `allow_overshoot` lets the chapter's larger steps through.
-METHODS: dict[str, Make] = {
-    "Full precision": lambda e: FullPrecision(BINARY),
-    "BinaryConnect": lambda e: BinaryConnect(BINARY, uniform=rounding_noise(e)),
-    "BinaryConnect (deterministic)": lambda e: BinaryConnect(BINARY, stochastic=False),
-    "Straight-through": lambda e: StraightThrough(BINARY),
-    "k-bit straight-through": lambda e: KBitStraightThrough(bits=1),
-    "ProxQuant (L1)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l1"),
-    "ProxQuant (L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l2", ensemble=True),
-    "ProxQuant (squared L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "squared_l2"),
-    "ASkewSGD": lambda e: ASkew(BINARY, PSI, alpha=0.1, clip=1.0, epsilon=ANNEALING, merged=True, allow_overshoot=True),
-    "Modified ASkewSGD": lambda e: ASkew(
-        BINARY, PHI, alpha=0.1, clip=1.0, epsilon=ANNEALING, merged=True, allow_overshoot=True
-    ),
-    "SGDA (ε = 0.01)": lambda e: SGDA(BINARY, epsilon=0.01, dual_lr=1e-3),
-    "SGDA (ε = 0.5)": lambda e: SGDA(BINARY, epsilon=0.5, dual_lr=1e-3),
-}
+#: Every method on Task I as the paper sets it (alpha 0.1).
+METHODS = one_bit_methods(alpha=0.1)

@@ -4,7 +4,7 @@ f(x) = sum_j a_j relu(W_j x). The weights of a network are one vector (W_1, ...,
 
 Every one-bit neuron is one of four, relu(+-x_1 +- x_2), taken with a sign. So a one-bit network of any width is an integer
 combination of these four features, f = sum_i c_i phi_i, where neurons that differ in the sign only cancel: c runs through
-the integers with |c|_1 <= H and |c|_1 - H even. `best_networks` searches those instead of all 8^H networks.
+the integers with |c|_1 <= H and |c|_1 - H even. `losses_of_all` goes through those instead of all 8^H networks.
 """
 
 from __future__ import annotations
@@ -16,23 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..constraints import PHI, PSI
-from ..levels import Levels
-from ..methods import (
-    SGDA,
-    ASkew,
-    BinaryConnect,
-    FullPrecision,
-    KBitStraightThrough,
-    ProxQuant,
-    StraightThrough,
-)
-from ..schedules import Linear
 from . import ensembles
-from .ensembles import ANNEALING, Make, draw_order, rounding_noise
+from .ensembles import BINARY, draw_order, one_bit_methods
 
 SAMPLES, TEST_SAMPLES, HIDDEN, BATCH, EPOCHS = 2000, 200, 3, 100, 25
-BINARY = Levels.binary()
 
 #: The four one-bit hidden neurons: rows W of the features relu(W x).
 NEURONS = BINARY.vectors(2, torch.float64)
@@ -167,20 +154,5 @@ def losses_of_all(hidden: int, x: Tensor, y: Tensor, chunk: int = 2**22) -> tupl
     return c, torch.cat([softplus(-(part @ signed.mT)).mean(-1) for part in parts])
 
 
-#: Every method on Task II as the paper sets it (alpha 4, clip 1, lr initially 1); at lr 1 a push may overshoot.
-METHODS: dict[str, Make] = {
-    "Full precision": lambda e: FullPrecision(BINARY),
-    "BinaryConnect": lambda e: BinaryConnect(BINARY, uniform=rounding_noise(e)),
-    "BinaryConnect (deterministic)": lambda e: BinaryConnect(BINARY, stochastic=False),
-    "Straight-through": lambda e: StraightThrough(BINARY),
-    "k-bit straight-through": lambda e: KBitStraightThrough(bits=1),
-    "ProxQuant (L1)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l1"),
-    "ProxQuant (L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l2", ensemble=True),
-    "ProxQuant (squared L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "squared_l2"),
-    "ASkewSGD": lambda e: ASkew(BINARY, PSI, alpha=4.0, clip=1.0, epsilon=ANNEALING, merged=True, allow_overshoot=True),
-    "Modified ASkewSGD": lambda e: ASkew(
-        BINARY, PHI, alpha=4.0, clip=1.0, epsilon=ANNEALING, merged=True, allow_overshoot=True
-    ),
-    "SGDA (ε = 0.01)": lambda e: SGDA(BINARY, epsilon=0.01, dual_lr=1e-3),
-    "SGDA (ε = 0.5)": lambda e: SGDA(BINARY, epsilon=0.5, dual_lr=1e-3),
-}
+#: Every method on Task II as the paper sets it (alpha 4, lr initially 1: a push may overshoot).
+METHODS = one_bit_methods(alpha=4.0)
