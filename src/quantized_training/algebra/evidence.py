@@ -173,6 +173,11 @@ def prove(claim: z3.BoolRef, under: Iterable[z3.BoolRef] = (), seconds: float = 
     _found.append((Z3, ""))
 
 
+def rational(number: int | float | Fraction) -> z3.RatNumRef:
+    """The number as a constant of z3, exactly."""
+    return z3.Q(*Fraction(number).as_integer_ratio())
+
+
 def _solve(constraints: list[z3.BoolRef], seconds: float) -> z3.ModelRef | None:
     solver = z3.Solver()
     solver.set("timeout", int(1000 * seconds))

@@ -12,7 +12,7 @@ import sympy
 import z3
 
 from .. import reference as ref
-from .evidence import EXACT, SYMPY, Z3, identity, prove, refute, step
+from .evidence import EXACT, SYMPY, Z3, identity, prove, rational, refute, step
 
 LEMMA = "Lemma 5"
 
@@ -92,7 +92,7 @@ def _inner_push():
 )
 def push_phi_at_least(times=1):
     _, d, alpha, push, known = _inner_push()
-    prove(push >= _real(times) * alpha * d, known)
+    prove(push >= rational(times) * alpha * d, known)
 
 
 @step(
@@ -104,7 +104,7 @@ def push_phi_at_least(times=1):
 )
 def push_phi_at_most(times=Fraction(3, 2), share=Fraction(1, 4)):
     c, d, alpha, push, known = _inner_push()
-    prove(push <= _real(times) * alpha * d, [*known, d <= _real(share) * c])
+    prove(push <= rational(times) * alpha * d, [*known, d <= rational(share) * c])
 
 
 @step(
@@ -179,7 +179,7 @@ def lemma_5_fourth_line(half=Fraction(1, 2)):
 )
 def lemma_5_third_line_never_holds(times=Fraction(1, 2)):
     _, d, alpha, push, known = _inner_push()
-    prove(push > _real(times) * alpha * d, known)
+    prove(push > rational(times) * alpha * d, known)
 
 
 @step(
@@ -234,8 +234,8 @@ def _psi_pushes():
 )
 def push_psi_at_least(times=Fraction(1, 2)):
     inner, outer, _, d, alpha, known, gap = _psi_pushes()
-    prove(inner >= _real(times) * alpha * d, known + gap)
-    prove(outer >= _real(times) * alpha * d, known)
+    prove(inner >= rational(times) * alpha * d, known + gap)
+    prove(outer >= rational(times) * alpha * d, known)
 
 
 @step(
@@ -246,10 +246,5 @@ def push_psi_at_least(times=Fraction(1, 2)):
 )
 def push_psi_at_most(times=1):
     inner, outer, phi, d, alpha, known, gap = _psi_pushes()
-    prove(inner <= _real(times) * phi, known + gap)
-    prove(outer <= _real(times) * alpha * d, known)
-
-
-def _real(number: int | Fraction) -> z3.RatNumRef:
-    """An exact number for z3."""
-    return z3.Q(*Fraction(number).as_integer_ratio())
+    prove(inner <= rational(times) * phi, known + gap)
+    prove(outer <= rational(times) * alpha * d, known)

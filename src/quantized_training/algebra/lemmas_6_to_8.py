@@ -21,7 +21,7 @@ from ..constraints import PHI
 from ..convergence import boxes, sines
 from ..levels import Levels
 from ..methods import skewed_velocity
-from .evidence import EXACT, SYMPY, TESTED, Z3, identity, prose, prove, refute, search, step
+from .evidence import EXACT, SYMPY, TESTED, Z3, identity, prose, prove, rational, refute, search, step
 
 LEVELS, TOLERANCE, EDGE = (-1, 1), Fraction(1, 2), Fraction(3, 2)
 
@@ -109,7 +109,7 @@ def lemma_6_counterexample(noise=Fraction(5, 2)):
 def lemma_6_never_holds(largest=Fraction(1, 12)):
     d, g, L, O = z3.Reals("d gamma L O")  # noqa: E741
     printed = g * 3 * O + g * g * L / 2 * O * O + g * g * z3.Q(25, 4) * L / 2
-    largest = z3.Q(*Fraction(largest).as_integer_ratio())
+    largest = rational(largest)
     prove(g * (2 + d) / 4 > printed, [d >= 0, g > 0, L >= 0, g * L <= z3.Q(1, 20), O >= 0, O <= largest])
 
 
@@ -148,7 +148,7 @@ def lemma_7_sign(sign=-1, K=2, T=4):
 )
 def cost_of_a_pushed_coordinate(square=1, first=1):
     v, a, r, M, g, L = z3.Reals("v a r M gamma L")
-    square, first = (z3.Q(*Fraction(x).as_integer_ratio()) for x in (square, first))
+    square, first = map(rational, (square, first))
     prove(
         g * v * a + g * g * L * v * v / 2 + g * v * v / 2 <= g * (first * M * r + square * r * r),
         [z3.Or(v == r, v == -r), r >= 0, -M <= a, a <= M, g > 0, L >= 0, g * L <= 1],

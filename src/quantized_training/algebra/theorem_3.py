@@ -8,7 +8,7 @@ import sympy
 import z3
 
 from .. import reference as ref
-from .evidence import EXACT, SYMPY, Z3, identity, prose, prove, refute, step
+from .evidence import EXACT, SYMPY, Z3, identity, prose, prove, rational, refute, step
 
 # --- The assumptions -------------------------------------------------------------------------------------------------
 
@@ -36,7 +36,7 @@ def harmonic_steps_diverge(at_least=Fraction(1, 2)):
     term, k = z3.Reals("term k")
     prove(term * 2 * n >= g, [n >= 1, n <= k, k + 1 <= 2 * n, g > 0, term * (k + 1) == g])
     prove(
-        total >= z3.Q(*Fraction(at_least).as_integer_ratio()) * g,
+        total >= rational(at_least) * g,
         [n >= 1, g > 0, least * 2 * n >= g, total >= n * least],
     )
 
