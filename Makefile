@@ -7,12 +7,12 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test bench browser lint format lock serve clean
+.PHONY: help setup book test results check-results bench browser lint format lock serve clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  options: PYTHON=python3.12 (for a new .venv), JOBS=4, PROFILE=quick|paper|gpu (make book), PORT=8000 (make serve)"
+	@echo "  options: PYTHON=python3.12 (for a new .venv), JOBS=4, PROFILE=quick|paper|gpu (make book), PORT=8000 (make serve), ONLY=name (make results)"
 
 setup: $(READY)  ## the virtual environment .venv with the exact versions of requirements.lock
 
@@ -32,6 +32,12 @@ book: setup  ## execute the notebooks that changed and build the pages: _build/h
 
 test: book browser  ## all tests, those of the built pages in a headless browser included
 	$(PY) -m pytest
+
+results: setup  ## make data/results anew, all or ONLY=name; what an interrupted call finished is kept
+	$(PY) -m quantized_training.experiments make --jobs $(JOBS) $(ONLY)
+
+check-results: setup  ## recompute a sample of data/results and report what differs
+	$(PY) -m quantized_training.experiments check --jobs $(JOBS) $(ONLY)
 
 bench: setup  ## time many seeds in one run against one by one, and a step of each method against SGD
 	$(PY) -m quantized_training.bench

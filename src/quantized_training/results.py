@@ -1,9 +1,22 @@
-"""The numbers that the paper prints, and the statistics with which ours are put beside them."""
+"""The numbers that the paper prints, the statistics with which ours are put beside them, and the results that are stored.
+
+Stored results are runs too long for a page: data/results/NAME.csv, one row per measured thing, with NAME.json, which says
+what made it and holds the checksum of the table. `python -m quantized_training.experiments` makes and checks them.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +107,176 @@ def share(successes) -> tuple[float, tuple[float, float]]:
     x = np.asarray(successes, dtype=bool).ravel()
     interval = stats.binomtest(int(x.sum()), len(x)).proportion_ci(method="wilson")
     return float(x.mean()), (interval.low, interval.high)
+
+
+def spread(values) -> dict[str, float]:
+    """`summarise` as columns of a stored row; n = 0 and nan where a value is not finite (a run that diverged)."""
+    x = np.asarray(values, dtype=float).ravel()
+    if not np.isfinite(x).all():
+        return dict.fromkeys(("n", "mean", "sd", "low", "high", "central_low", "central_high"), math.nan) | {
+            "n": len(x)
+        }
+    s = summarise(x)
+    return {
+        "n": s.n, "mean": s.mean, "sd": s.sd, "low": s.confidence[0], "high": s.confidence[1],
+        "central_low": s.central[0], "central_high": s.central[1],
+    }  # fmt: skip
+
+
+Value = str | int | float
+Row = Mapping[str, Value]
+
+
+class DamagedResults(ValueError):
+    """A stored result that is not what its experiment wrote."""
+
+
+def _folder(folder: Path | None) -> Path:
+    return folder or DATA / "results"
+
+
+def write(name: str, rows: Sequence[Row], about: str, command: str, code: str, folder: Path | None = None) -> Path:
+    """Store the rows of an experiment as NAME.csv and NAME.json; returns the path of the former.
+
+    Each file is written beside its place and then moved there, so neither is ever seen half written; a table that was moved
+    without its JSON does not match it, and `read` says so. code: checksum of the package that made the rows. Raises
+    ValueError for no rows, for rows with different columns, and for values that are not text or numbers.
+    """
+    if not rows:
+        raise ValueError(f"{name}: no rows to store")
+    columns = list(rows[0])
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(columns)
+    for row in rows:
+        if list(row) != columns:
+            raise ValueError(f"{name}: a row has the columns {list(row)}, the first one {columns}")
+        table.writerow([stored(value) for value in row.values()])
+    text = buffer.getvalue()
+    seeds = sorted({int(row["n"]) for row in rows if "n" in row})
+    record = {
+        "about": about,
+        "command": command,
+        "seeds": seeds,
+        "rows": len(rows),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "commit": _commit(),
+        "code": code,
+        "versions": _versions(),
+        "hardware": hardware(),
+    }
+    folder = _folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / f"{name}.csv", text)
+    _replace(folder / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return folder / f"{name}.csv"
+
+
+def stored(value: Value) -> str:
+    """A value as the table holds it: numbers with ten significant digits. Raises ValueError for anything else than these."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r}: stored are texts, int and float")
+    return format(value, ".10g") if isinstance(value, float) else str(value)
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(beside, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=DATA.parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain", "src") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("torch", "numpy", "scipy", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def hardware() -> str:
+    """The class of the machine, e.g. "CPU, x86_64, 2 cores"."""
+    return f"CPU, {platform.machine()}, {os.cpu_count()} cores"
+
+
+def provenance(name: str, folder: Path | None = None) -> dict:
+    """What made a stored result. Raises FileNotFoundError where there is none, DamagedResults where it cannot be trusted."""
+    table, record = (_folder(folder) / f"{name}.{kind}" for kind in ("csv", "json"))
+    again = f"`make results ONLY={name}` writes it anew"
+    for path in (table, record):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such result; {again}")
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        expected = found["sha256"]
+        (
+            {found[key] for key in ("about", "command", "commit", "hardware", "code")},
+            [*found["seeds"]],
+            {**found["versions"]},
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise DamagedResults(f"{record}: damaged ({type(error).__name__}: {error}); {again}") from None
+    if hashlib.sha256(table.read_bytes()).hexdigest() != expected:
+        raise DamagedResults(
+            f"{table}: not what the experiment wrote (its checksum is not the one in {record.name}): it was edited, cut short, "
+            f"or left by an interrupted writing; {again}"
+        )
+    return found
+
+
+def read(name: str, folder: Path | None = None) -> list[dict[str, Value]]:
+    """The rows of a stored result, with numbers as int or float. Raises as `provenance` does."""
+    return [{key: _typed(value) for key, value in row.items()} for row in read_text(name, folder)]
+
+
+def read_text(name: str, folder: Path | None = None) -> list[dict[str, str]]:
+    """The rows of a stored result as they are written. Raises as `provenance` does."""
+    provenance(name, folder)
+    with open(_folder(folder) / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _typed(text: str) -> Value:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def row(name: str, folder: Path | None = None, **where: Value) -> dict[str, Value]:
+    """The only row of a stored result whose columns have these values. Raises KeyError where it is not exactly one."""
+    rows = read(name, folder)
+    if unknown := where.keys() - rows[0].keys():
+        raise KeyError(f"{name} has no column {', '.join(sorted(unknown))}; it has {', '.join(rows[0])}")
+    found = [r for r in rows if all(r[key] == value for key, value in where.items())]
+    if len(found) != 1:
+        raise KeyError(f"{name}: {len(found)} rows with {where}, wanted is one")
+    return found[0]
+
+
+def source(name: str, folder: Path | None = None) -> str:
+    """One line for the caption of what is made of a stored result: seeds, command, versions, hardware."""
+    p = provenance(name, folder)
+    seeds = " to ".join(str(s) for s in sorted({*p["seeds"][:1], *p["seeds"][-1:]}))
+    return (
+        f"{seeds + ' seeds; ' if seeds else ''}stored by `{p['command']}`, Python {p['versions']['python']}, torch "
+        f"{p['versions']['torch']}, {p['hardware']}, commit {p['commit'][:7]}"
+    )

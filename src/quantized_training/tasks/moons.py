@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from ..levels import Levels
 from . import ensembles
-from .ensembles import BINARY, draw_order, one_bit_methods
+from .ensembles import BINARY, draw_order, methods
 
 SAMPLES, TEST_SAMPLES, HIDDEN, BATCH, EPOCHS = 2000, 200, 3, 100, 25
 
@@ -154,5 +155,17 @@ def losses_of_all(hidden: int, x: Tensor, y: Tensor, chunk: int = 2**22) -> tupl
     return c, torch.cat([softplus(-(part @ signed.mT)).mean(-1) for part in parts])
 
 
+def scores(w: Tensor, ensemble: Ensemble, levels: Levels = BINARY) -> dict[str, Tensor]:
+    """Everything that "loss" (Table 3) may mean, per seed, from latent weights w (S, 3H)."""
+    x, y = ensemble.last_batch()
+    sets = {
+        "whole set": (ensemble.x, ensemble.y),
+        "last batch": (x, y),
+        "test set": (ensemble.test_x, ensemble.test_y),
+    }
+    named = {"latent": w, "quantised": levels.nearest(w)}
+    return {f"loss, {k} weights, {on}": loss(v, *points) for on, points in sets.items() for k, v in named.items()}
+
+
 #: Every method on Task II as the paper sets it (alpha 4, lr initially 1: a push may overshoot).
-METHODS = one_bit_methods(alpha=4.0)
+METHODS = methods(alpha=4.0)

@@ -1,0 +1,68 @@
+"""python -m quantized_training.experiments make | check | list"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from .. import results
+from . import check, choose, make
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m quantized_training.experiments",
+        description="Make, or recompute and compare, the results stored in data/results.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, words in (
+        ("make", "run experiments and store their tables; what an interrupted call finished is kept"),
+        ("check", "recompute units of stored experiments and report what differs; exits with 1 if something does"),
+        ("list", "the experiments, and what is stored of them"),
+    ):
+        command = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
+        command.add_argument("names", nargs="*", metavar="NAME", help="experiments; all without a name")
+        if name != "list":
+            command.add_argument(
+                "--jobs", type=int, default=os.cpu_count(), help="units at a time (default: all cores)"
+            )
+        if name == "check":
+            command.add_argument("--sample", type=int, default=1, help="units of each experiment (default: 1)")
+            command.add_argument("--seed", type=int, default=0, help="which units are chosen (default: 0)")
+            command.add_argument("--all", action="store_true", help="every unit")
+    options = parser.parse_args()
+    if options.command != "list" and options.jobs < 1 or options.command == "check" and options.sample < 1:
+        parser.error("--jobs and --sample must be at least 1")
+    chosen = choose(options.names)
+    try:
+        if options.command == "list":
+            for name, e in chosen.items():
+                stored = (
+                    results.source(name) if (results.DATA / "results" / f"{name}.csv").exists() else "not stored yet"
+                )
+                print(f"{name}: {e.about}\n    {len(e.units)} units; {stored}")
+        elif options.command == "make":
+            for path in make(chosen, options.jobs):
+                print(path)
+        else:
+            units, drifts = check(chosen, None if options.all else options.sample, options.jobs, options.seed)
+            for drift in drifts:
+                print(drift)
+            print(
+                f"{units} units recomputed, {len(drifts)} numbers differ."
+                if drifts
+                else f"{units} units recomputed: as stored."
+            )
+            return bool(drifts)
+    except (FileNotFoundError, results.DamagedResults) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished units are kept: the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
