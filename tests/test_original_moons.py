@@ -82,7 +82,7 @@ def test_an_ensemble_trains_as_an_ordinary_model_does(name, small):
     torch.testing.assert_close(run.latent[-1, s], torch.cat([w.detach().flatten() for w in p]), rtol=0, atol=1e-9)
     if name != "Straight-through":  # the running statistics, through what they do
         net.eval()
-        torch.testing.assert_close(om.scores(run, small)["latent"][s], torch.nn.functional.softplus(
+        torch.testing.assert_close(om.scores(run, small, name)["latent"][s], torch.nn.functional.softplus(
             -small.test_y[s] * net(small.test_x[s])
         ).mean().detach(), rtol=0, atol=1e-9)  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_data_is_the_notebooks(small):
 
 
 def test_annealing_ends_where_the_notes_say():
-    values = [om.ANNEALING(k) for k in range(50)]
+    values = [om.annealing(k) for k in range(50)]
     assert values[:21] == [1.0] * 21 and values[21] == 0.99
     assert values[49] == pytest.approx(0.747, abs=5e-4)
     assert math.sqrt(1 - math.sqrt(values[49])) == pytest.approx(0.368, abs=5e-4)
@@ -125,12 +125,11 @@ def test_the_normalised_networks_are_88_functions():
     e = om.draw(1, epochs=1)
     w, train, test = om.one_bit(e.x[0], e.y[0], e.test_x[0], e.test_y[0])
     f = om.network(w, e.x[0, :200])[0]
-    values = {tuple(v) for v in f.mul(50).round().long().tolist()}
     classes = []
     for v in f:
         if not any((v - c).abs().max() < 2e-3 for c in classes):
             classes.append(v)
-    assert len(classes) == 88 == len(om.directions()) and len(values) >= 88
+    assert len(classes) == 88 == len(om.directions())
     assert train.min().item() == pytest.approx(om.PRINTED["Exhaustive search"], abs=5e-4)
     assert test[train.argmin()] > om.PRINTED["ASkewSGD"]
     k = int(train.argmin())

@@ -24,6 +24,7 @@ from .ensembles import BINARY, draw_order, rounding_noise
 HIDDEN, SAMPLES, TEST_SAMPLES, BATCH, EPOCHS = 3, 2000, 200, 100, 50
 MOMENTUM, BN_EPS = 0.15, 1e-4  # of the batch normalisation
 LR = 0.1
+CONSTANT, RATIO = 20, 0.99  # epsilon = RATIO^(k - CONSTANT) in epoch k = 0, 1, ..., at most 1
 
 #: What the paper's table prints, as ordinary mean logistic loss: its unit is that mean over 200, times 1000.
 PRINTED = {
@@ -36,18 +37,9 @@ PRINTED = {
 UNIT = 1000 / TEST_SAMPLES  # a mean loss times this is the number in the paper's unit
 
 
-@dataclass(frozen=True)
-class NotebookAnnealing:
-    """epsilon of epoch k = 0, 1, ...: 1 for 20 epochs, then 0.99^(k - 20), which ends at 0.747 after 50 epochs."""
-
-    constant: int = 20
-    ratio: float = 0.99
-
-    def __call__(self, k: int) -> float:
-        return self.ratio ** max(k - self.constant, 0)
-
-
-ANNEALING = NotebookAnnealing()
+def annealing(k: int) -> float:
+    """epsilon of epoch k = 0, 1, ...: 1 for 21 epochs, then a factor 0.99 per epoch, which ends at 0.747 after 50 epochs."""
+    return RATIO ** max(k - CONSTANT, 0)
 
 
 @dataclass(frozen=True)
@@ -102,7 +94,9 @@ def draw(seeds: int | range, own_data: bool = False, epochs: int = EPOCHS) -> mo
             points.append([torch.as_tensor(t) for t in sets])
     initial, order, uniform = map(torch.stack, zip(*own, strict=True))
     # every seed its copy, because `Ensemble.batches` draws rows of a tensor with one data set for each batch order
-    x, y, test_x, test_y = (torch.stack(t).expand(len(own), *t[0].shape).contiguous() for t in zip(*points, strict=True))
+    x, y, test_x, test_y = (
+        torch.stack(t).expand(len(own), *t[0].shape).contiguous() for t in zip(*points, strict=True)
+    )
     return moons.Ensemble(tuple(seeds), initial, order, uniform, BATCH, x, y, test_x, test_y)
 
 
@@ -176,7 +170,7 @@ class Setting:
 
 
 def _askew(alpha: float, clip: float, constraint: Constraint = PSI) -> Callable[[moons.Ensemble], Method]:
-    return lambda e: ASkew(BINARY, constraint, alpha, clip, epsilon=ANNEALING, merged=True, allow_overshoot=True)
+    return lambda e: ASkew(BINARY, constraint, alpha, clip, epsilon=annealing, merged=True, allow_overshoot=True)
 
 
 #: In the notebook: full precision (SGD), BinaryConnect, ASkewSGD (its push has no bound). The others are ours.
@@ -236,26 +230,28 @@ def train(setting: Setting, ensemble: moons.Ensemble) -> Run:
     return Run(torch.stack(latent), statistics, w.detach().clone())
 
 
-def scores(run: Run, ensemble: moons.Ensemble, epoch: int = -1) -> dict[str, Tensor]:
-    """Test losses (S,) after an epoch, by what is scored.
+def scores(run: Run, ensemble: moons.Ensemble, name: str) -> dict[str, Tensor]:
+    """Losses (S,) at the end of a run of SETTINGS[name], by what is scored.
 
-    latent: latent weights with the running statistics. signs: the signs of the latent weights, with the running statistics
-    of the network that was trained, as the notebook scores ASkewSGD. re-estimated: the signs, with the statistics of these
-    signs on the training points. forward: the weights that the next batch would see (of the last epoch only), as the
-    notebook scores BinaryConnect.
+    latent: latent weights, with the running statistics. signs: the signs of the latent weights, still with the running
+    statistics of the network that was trained. re-estimated: the signs, with the statistics of these signs on the training
+    points. These on the test points; training: as re-estimated, on the training points. notebook: as the notebook scores the
+    method on the test points, which is "latent" for full precision, "signs" for ASkewSGD, and for BinaryConnect the random
+    rounding that the next batch would see, with the running statistics; for methods that it does not run, "signs".
     """
-    w, statistics = run.latent[epoch], run.statistics[epoch]
+    w, statistics = run.latent[-1], run.statistics[-1]
     signs = BINARY.nearest(w)
     own = network(signs, ensemble.x)[1]
-    x, y = ensemble.test_x, ensemble.test_y
+    test = (ensemble.test_x, ensemble.test_y)
     found = {
-        "latent": loss(w, x, y, statistics),
-        "signs": loss(signs, x, y, statistics),
-        "re-estimated": loss(signs, x, y, own),
+        "latent": loss(w, *test, statistics),
+        "signs": loss(signs, *test, statistics),
+        "re-estimated": loss(signs, *test, own),
+        "training": loss(signs, ensemble.x, ensemble.y, own),
     }
-    if epoch == -1:
-        found["forward"] = loss(run.forward, x, y, statistics)
-    return found
+    if name.startswith("Full precision"):
+        return {"notebook": found["latent"]} | found
+    return {"notebook": loss(run.forward, *test, statistics) if name == "BinaryConnect" else found["signs"]} | found
 
 
 def one_bit(x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
