@@ -10,7 +10,7 @@ from torch import Tensor
 from ..results import Row, compare, spread
 from ..tasks import original_moons as om
 from ..tasks.ensembles import BINARY
-from ..tasks.moons import Ensemble
+from ..tasks.moons import Ensemble, combinations, one_bit_weights
 from . import Experiment
 
 SEEDS = 256
@@ -32,10 +32,11 @@ def searched(ensemble: Ensemble) -> tuple[Tensor, Tensor, Tensor]:
     sets = [
         [t[s] for t in (ensemble.x, ensemble.y, ensemble.test_x, ensemble.test_y)] for s in range(len(ensemble.seeds))
     ]
+    one_of_each = torch.stack([one_bit_weights(c, om.HIDDEN) for c in combinations(om.HIDDEN)])  # 96 of the 512
     shared = sets[0][0].equal(sets[-1][0])
     found = []
     for points in sets[:1] if shared else sets:
-        _, train, test = om.one_bit(*points)
+        _, train, test = om.one_bit(*points, w=one_of_each)
         found.append(torch.stack([train.min(), test[train.argmin()], test.min()]))
     return torch.stack(found * (len(sets) if shared else 1)).unbind(1)
 
@@ -59,7 +60,7 @@ def method_rows(data: str, method: str, seeds: int = SEEDS) -> list[Row]:
     below_best: share of seeds with a smaller value than any of the 512 one-bit networks has on the test points (on the
     training points for the score of that name). wins, ties: share of seeds on which the value is smaller than, or equal to,
     ASkewSGD's. five_low, five_high: central 95 % of means over five seeds. optimum: share of seeds whose signs have the
-    least training loss of all. late: share of seeds with a change of sign, from one epoch's end to another's, while
+    least training loss of all; near: at most 0.0005 more. late: share of seeds with a change of sign, from one epoch's end to another's, while
     epsilon < 1. least, size: least and mean modulus of the latent weights at the end.
     """
     e = om.draw(seeds, own_data=DATA[data])
@@ -69,6 +70,7 @@ def method_rows(data: str, method: str, seeds: int = SEEDS) -> list[Row]:
     signs = BINARY.nearest(run.latent)
     extra = {
         "optimum": (scored["training"] < best_train + 1e-6).double().mean().item(),
+        "near": (scored["training"] < best_train + 5e-4).double().mean().item(),
         "late": (signs[om.CONSTANT + 2 :] != signs[om.CONSTANT + 1 : -1]).any(0).any(-1).double().mean().item(),
         "least": run.latent[-1].abs().min().item(),
         "size": run.latent[-1].abs().mean().item(),
@@ -84,7 +86,7 @@ def search_rows(data: str, seeds: int = SEEDS) -> list[Row]:
     e = om.draw(seeds, own_data=DATA[data])
     best_train, at_best, best_test = searched(e)
     against = om.scores(om.train(om.SETTINGS[REFERENCE], e), e, REFERENCE)
-    extra = {"optimum": 1.0, "late": 0.0, "least": 1.0, "size": 1.0}
+    extra = {"optimum": 1.0, "near": 1.0, "late": 0.0, "least": 1.0, "size": 1.0}
     name = "Exhaustive search"
     return [
         _row(data, name, "training", best_train, best_train, extra, against["training"]),

@@ -254,12 +254,15 @@ def scores(run: Run, ensemble: moons.Ensemble, name: str) -> dict[str, Tensor]:
     return {"notebook": loss(run.forward, *test, statistics) if name == "BinaryConnect" else found["signs"]} | found
 
 
-def one_bit(x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def one_bit(
+    x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor, w: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """All 512 one-bit networks (512, 9) and their losses on the training and on the test points, (512,) each.
 
-    x (n, 2), y (n,): the normalisation takes its statistics from these training points.
+    x (n, 2), y (n,): the normalisation takes its statistics from these training points. w: only these networks (m, 9).
     """
-    w = BINARY.vectors(3 * HIDDEN, x.dtype)
+    if w is None:
+        w = BINARY.vectors(3 * HIDDEN, x.dtype)
     statistics = network(w, x)[1]
     return w, loss(w, x, y, statistics), loss(w, test_x, test_y, statistics)
 
