@@ -8,7 +8,8 @@ import pytest
 import torch
 from sklearn.datasets import make_moons
 
-from quantized_training import Levels
+from quantized_training import Levels, results
+from quantized_training.experiments import original_moons as experiment
 from quantized_training.methods.askew import skewed_velocity
 from quantized_training.tasks import original_moons as om
 
@@ -157,3 +158,39 @@ def test_real_weights_beat_every_one_bit_network():
     assert best < om.one_bit(e.x[0], e.y[0], e.test_x[0], e.test_y[0])[1].min()
     gradient = om.gradient(w, e.x[0], e.y[0])[0]
     assert gradient.norm() < 1e-2
+
+
+def test_search_over_one_network_of_each_function_finds_the_least_of_all():
+    for own_data in (False, True):
+        e = om.draw(2, own_data=own_data, epochs=1)
+        found = experiment.searched(e)
+        for s in range(2):
+            _, train, test = om.one_bit(e.x[s], e.y[s], e.test_x[s], e.test_y[s])
+            # a common factor of a is not quite forgotten: 1e-4 is added to each variance
+            assert found[0][s].item() == pytest.approx(train.min().item(), abs=1e-4)
+            assert found[1][s].item() == pytest.approx(test[train.argmin()].item(), abs=1e-4)
+            assert found[2][s].item() == pytest.approx(test.min().item(), abs=1e-4)
+
+
+def test_means_of_five():
+    few = torch.arange(6.0, dtype=torch.float64)  # five of six numbers: their means are (15 - the one left out) / 5
+    bounds = experiment.means_of_five(few)
+    assert bounds == {"five_low": pytest.approx(2.0), "five_high": pytest.approx(3.0)}
+    many = torch.randn(4000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert experiment.means_of_five(many)["five_high"] == pytest.approx(1.96 / 5**0.5, abs=0.06)
+
+
+def test_stored_numbers_behind_the_verdicts():
+    def row(method, score, data="notebook"):
+        return results.row("original_moons", data=data, method=method, score=score)
+
+    printed = om.PRINTED
+    for method in ("Full precision", "BinaryConnect", "ASkewSGD"):
+        r = row(method, "notebook")
+        assert r["n"] == 256 and r["central_low"] <= printed[method] <= r["central_high"]
+    assert round(row("Exhaustive search", "training")["mean"], 3) == printed["Exhaustive search"]
+    assert row("ASkewSGD", "notebook")["below_best"] > 0.5 and row("ASkewSGD", "re-estimated")["below_best"] == 0
+    for data in ("notebook", "own"):  # who beats whom depends on the score
+        assert row("BinaryConnect", "notebook", data)["wins_high"] < 0.5
+        r = row("BinaryConnect", "re-estimated", data)
+        assert r["wins_low"] > 1 - r["wins"] - r["ties"]
