@@ -80,7 +80,8 @@ def make(
     kept: where finished units wait for the others (default _build/results); those of the same code are not run again. When
     a table is stored its units are removed from there. folder: default data/results.
     """
-    kept = (kept or results.DATA.parent / "_build" / "results") / code()
+    state = code()
+    kept = (kept or results.DATA.parent / "_build" / "results") / state
     files = {(e.name, key): kept / e.name / f"{_slug(key)}.json" for e in chosen.values() for key in e.units}
     rows = {}
     for place, file in files.items():
@@ -94,7 +95,7 @@ def make(
     def store_if_complete(e: Experiment) -> None:
         if all((e.name, key) in rows for key in e.units):
             table = [row for key in e.units for row in rows[e.name, key]]
-            written.append(results.write(e.name, table, e.about, f"make results ONLY={e.name}", code(), folder))
+            written.append(results.write(e.name, table, e.about, f"make results ONLY={e.name}", state, folder))
             for key in e.units:
                 files[e.name, key].unlink(missing_ok=True)
 

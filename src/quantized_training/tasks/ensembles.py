@@ -122,28 +122,39 @@ class Trajectory:
 Make = Callable[[Ensemble], Method]
 
 
-def one_bit_methods(alpha: float) -> dict[str, Make]:
-    """Every method with the levels -1 and +1 as the paper sets it (clip 1); what it leaves open is chosen in the chapters.
+def codebook(bits: int) -> Levels:
+    """The levels of the paper's tasks: {-1, 1} for one bit, else the integers of that many bits."""
+    return BINARY if bits == 1 else Levels.integers(bits)
 
-    alpha: of ASkewSGD and its modification; they anneal by `ANNEALING`, and larger steps may overshoot.
+
+def methods(
+    alpha: float, bits: int = 1, annealing: Mapping[Constraint, Schedule] | Schedule = ANNEALING
+) -> dict[str, Make]:
+    """Every method with `codebook(bits)` as the paper sets it (clip 1); what it leaves open is chosen in the chapters.
+
+    alpha: of ASkewSGD and its modification, whose larger steps may overshoot. annealing: of their epsilon, one schedule for
+    both or one for each constraint. The larger epsilon of SGDA is half of the largest legal one: 0.5 for one bit.
     """
+    levels = codebook(bits)
+    half = PHI.largest_epsilon(levels) / 2
 
     def askew(constraint: Constraint) -> Method:
-        return ASkew(BINARY, constraint, alpha, clip=1.0, epsilon=ANNEALING, merged=True, allow_overshoot=True)
+        epsilon = annealing[constraint] if isinstance(annealing, Mapping) else annealing
+        return ASkew(levels, constraint, alpha, clip=1.0, epsilon=epsilon, merged=True, allow_overshoot=True)
 
     return {
-        "Full precision": lambda e: FullPrecision(BINARY),
-        "BinaryConnect": lambda e: BinaryConnect(BINARY, uniform=rounding_noise(e)),
-        "BinaryConnect (deterministic)": lambda e: BinaryConnect(BINARY, stochastic=False),
-        "Straight-through": lambda e: StraightThrough(BINARY),
-        "k-bit straight-through": lambda e: KBitStraightThrough(bits=1),
-        "ProxQuant (L1)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l1"),
-        "ProxQuant (L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "l2", ensemble=True),
-        "ProxQuant (squared L2)": lambda e: ProxQuant(BINARY, Linear(2e-3), "squared_l2"),
+        "Full precision": lambda e: FullPrecision(levels),
+        "BinaryConnect": lambda e: BinaryConnect(levels, uniform=rounding_noise(e)),
+        "BinaryConnect (deterministic)": lambda e: BinaryConnect(levels, stochastic=False),
+        "Straight-through": lambda e: StraightThrough(levels),
+        "k-bit straight-through": lambda e: KBitStraightThrough(bits),
+        "ProxQuant (L1)": lambda e: ProxQuant(levels, Linear(2e-3), "l1"),
+        "ProxQuant (L2)": lambda e: ProxQuant(levels, Linear(2e-3), "l2", ensemble=True),
+        "ProxQuant (squared L2)": lambda e: ProxQuant(levels, Linear(2e-3), "squared_l2"),
         "ASkewSGD": lambda e: askew(PSI),
         "Modified ASkewSGD": lambda e: askew(PHI),
-        "SGDA (ε = 0.01)": lambda e: SGDA(BINARY, epsilon=0.01, dual_lr=1e-3),
-        "SGDA (ε = 0.5)": lambda e: SGDA(BINARY, epsilon=0.5, dual_lr=1e-3),
+        "SGDA (ε = 0.01)": lambda e: SGDA(levels, epsilon=0.01, dual_lr=1e-3),
+        "SGDA (ε = 0.5)": lambda e: SGDA(levels, epsilon=half, dual_lr=1e-3),
     }
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from ..levels import Levels
 from . import ensembles
-from .ensembles import BINARY, draw_order, one_bit_methods
+from .ensembles import BINARY, draw_order, methods
 
 SAMPLES, DIMENSION, BATCH, EPOCHS = 6000, 10, 1000, 25
 
@@ -138,12 +139,12 @@ def direction_distance(w: Tensor, w_star: Tensor) -> Tensor:
     return distance(torch.nn.functional.normalize(w, dim=-1), torch.nn.functional.normalize(w_star, dim=-1))
 
 
-def scores(w: Tensor, ensemble: Ensemble, batch: Tensor) -> dict[str, Tensor]:
+def scores(w: Tensor, ensemble: Ensemble, batch: Tensor, levels: Levels = BINARY) -> dict[str, Tensor]:
     """Everything that "loss" (Table 1) and "distance" (Table 2) may mean, per seed, from latent weights w (S, d).
 
     batch: the last one, (S or 1, B, d).
     """
-    named = {"latent": w, "quantised": BINARY.nearest(w)}
+    named = {"latent": w, "quantised": levels.nearest(w)}
     return {
         **{f"loss, {k} weights, whole set": loss(v, ensemble.z) for k, v in named.items()},
         **{f"loss, {k} weights, last batch": loss(v, batch) for k, v in named.items()},
@@ -156,4 +157,4 @@ def scores(w: Tensor, ensemble: Ensemble, batch: Tensor) -> dict[str, Tensor]:
 
 
 #: Every method on Task I as the paper sets it (alpha 0.1).
-METHODS = one_bit_methods(alpha=0.1)
+METHODS = methods(alpha=0.1)
