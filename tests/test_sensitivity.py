@@ -177,13 +177,24 @@ def test_stored_settings_are_unique():
     [
         {"task": "I", "map": "alpha", "method": "ASkewSGD", "lr": 1.0, "alpha": 0.1},
         {"task": "II", "map": "alpha", "method": "Modified ASkewSGD", "lr": 1.0, "alpha": 4.0},
-        {"task": "II", "map": "dual", "method": "SGDA", "lr": 0.3, "epsilon": 0.1, "dual_lr": 0.01, "dual_max": 1.0, "epochs": 25},
+        {
+            "task": "II",
+            "map": "dual",
+            "method": "SGDA",
+            "lr": 0.3,
+            "epsilon": 0.1,
+            "dual_lr": 0.01,
+            "dual_max": 1.0,
+            "epochs": 25,
+        },
     ],
 )
 def test_a_stored_row_comes_out_again(where):
     (row,) = [r for r in se.stored() if all(r[k] == v for k, v in where.items())]
     (again,) = se.rows(row["task"], row["map"], [{k: row[k] for k in se.SETTINGS}], seeds=row["n"])
-    assert {k: row[k] for k in again} == {k: pytest.approx(v, rel=1e-6, abs=1e-9) if isinstance(v, float) else v for k, v in again.items()}
+    assert {k: row[k] for k in again} == {
+        k: pytest.approx(v, rel=1e-6, abs=1e-9) if isinstance(v, float) else v for k, v in again.items()
+    }
 
 
 def test_sgda_defaults_are_what_the_rule_chooses():

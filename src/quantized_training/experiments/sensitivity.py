@@ -7,7 +7,6 @@ Every other setting of a map is the paper's (`PAPER`).
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -23,6 +22,7 @@ from ..methods.binary_connect import BinaryConnect
 from ..schedules import Linear
 from ..tasks import ensembles, logistic, moons
 from ..tasks.ensembles import BINARY, Trajectory, rounding_noise, train
+from . import Experiment
 
 # --- What becomes of a weight ------------------------------------------------------------------------------------------------
 
@@ -30,7 +30,7 @@ BOUND = 1000.0  # a weight beyond it, or not finite, has diverged
 WINDOW = 5  # epochs at the end that are looked at
 FLIPPING = 0.05  # share of the window's steps in which the rounding changes
 AT_MIDPOINT = 0.05  # distance to the midpoint, in all of the window
-MOVING = 0.1  # range of a weight over the window
+MOVING = 0.25  # range of a weight over the window
 ON_LEVEL = 0.25  # distance to a level at the end, a quarter of the way to the midpoint of -1 and 1
 
 #: From worst to best; a seed is in the worst state of its weights.
@@ -195,9 +195,7 @@ def build(setting: Mapping) -> Callable[[ensembles.Ensemble], Method]:
         if s["form"].startswith("printed"):
             constraint = _printed(constraint)
         epsilon = annealing(s["epsilon"], s["ratio"], s["hold"])
-        return lambda e: ASkew(
-            BINARY, constraint, s["alpha"], s["clip"], epsilon, merged=True, allow_overshoot=True
-        )
+        return lambda e: ASkew(BINARY, constraint, s["alpha"], s["clip"], epsilon, merged=True, allow_overshoot=True)
     if name == "SGDA":
         return lambda e: SGDA(BINARY, epsilon=s["epsilon"], dual_lr=s["dual_lr"], dual_max=s["dual_max"])
     if name in NORMS:
@@ -215,19 +213,22 @@ def score(run: Trajectory, ensemble: TaskI | TaskII, floor: Tensor) -> dict[str,
     """One number per seed (S,) for every statistic of a row, from a trajectory on that ensemble.
 
     quantised, latent: loss on the whole training set above the floor. optimum: whether the rounded weights reach the floor.
-    feasible: share of the weights within `ON_LEVEL` of a level. last_change: epoch of the last change of a rounding.
+    feasible: share of the weights within `ON_LEVEL` of a level. last_change: epoch of the last change of a rounding;
+    late: whether that is after the first epoch. The names of `STATES`: whether the seed is in that state.
     """
     w = last_inside(run.latent).double()
     q = BINARY.nearest(w)
     data = [t.double() for t in ensemble.data]
     quantised = ensemble.loss(q, *data) - floor
     state = weight_states(run.latent, WINDOW * ensemble.per_epoch).amin(1)
+    changed = last_change(run.latent)
     return {
         "quantised": quantised,
         "latent": ensemble.loss(w, *data) - floor,
         "optimum": (quantised < 1e-9).double(),
         "feasible": ((w - q).abs() <= ON_LEVEL).double().mean(1),
-        "last_change": last_change(run.latent) / ensemble.per_epoch,
+        "last_change": changed / ensemble.per_epoch,
+        "late": (changed > ensemble.per_epoch).double(),
         **{name: (state == i).double() for i, name in enumerate(STATES)},
     }
 
@@ -299,12 +300,12 @@ def _sgda(task: str, epsilon: float, dual_max: float) -> list[dict]:
 
 
 def _sgda_long(task: str) -> list[dict]:
-    grid = _grid("lr", (0.1, 0.3, 1.0), "dual_lr", DUAL_RATES, method="SGDA", epsilon=0.01, dual_max=1.0, epochs=200)
+    grid = _grid("lr", (0.3, 1.0), "dual_lr", DUAL_RATES, method="SGDA", epsilon=0.01, dual_max=1.0, epochs=200)
     return rows(task, "dual", grid)
 
 
 def _prox(task: str, method: str) -> list[dict]:
-    return rows(task, "strength", _grid("lr", RATES, "strength", STRENGTHS, method=method))
+    return rows(task, "strength", _grid("lr", RATES[1:-1], "strength", STRENGTHS, method=method))
 
 
 def _rates(task: str) -> list[dict]:
@@ -321,6 +322,62 @@ def _forms(task: str) -> list[dict]:
         grid = _grid("method", CONSTRAINTS, "ratio", (0.88, 1.0), form=form, **paper(task, "ratio"))
         found += rows(task, "forms", grid, seeds=256)
     return found
+
+
+# --- The defaults of SGDA ------------------------------------------------------------------------------------------------------
+
+CELLS = tuple(product(TASKS, (0.1, 0.3, 1.0)))  # (task, primal step) at which a choice must stand
+DUAL = ("epsilon", "dual_lr", "dual_max")
+
+
+def choose(rows: Iterable[Mapping]) -> list[dict]:
+    """Settings of SGDA from the rows of the map "dual" with 25 epochs, the chosen one first.
+
+    A candidate is (epsilon, dual_lr, dual_max) with a row for each of `CELLS`. It is out where a seed diverges in one of `CELLS`. worst: its largest mean
+    quantised loss above the floor over these cells; se: the standard error of that mean. Those whose worst is within one
+    standard error of the smallest are equals, and the one with the most feasible weights, averaged over the cells, is
+    chosen (the smaller dual_max where these agree, too). The others follow by their worst.
+    """
+    found: dict[tuple, dict[tuple, Mapping]] = {}
+    for row in rows:
+        if row["map"] == "dual" and row["epochs"] == 25 and (row["task"], row["lr"]) in CELLS:
+            found.setdefault(tuple(row[c] for c in DUAL), {})[row["task"], row["lr"]] = row
+    candidates = []
+    for key, cells in found.items():
+        if len(cells) < len(CELLS) or any(row["diverges"] for row in cells.values()):
+            continue
+        worst = max(cells.values(), key=lambda row: row["mean"])
+        feasible = sum(row["feasible"] for row in cells.values()) / len(cells)
+        se = worst["sd"] / worst["n"] ** 0.5
+        candidates.append(dict(zip(DUAL, key, strict=True)) | {"worst": worst["mean"], "se": se, "feasible": feasible})
+    candidates.sort(key=lambda c: c["worst"])
+    limit = candidates[0]["worst"] + candidates[0]["se"]
+    best = max((c for c in candidates if c["worst"] <= limit), key=lambda c: (c["feasible"], -c["dual_max"]))
+    return [best, *(c for c in candidates if c is not best)]
+
+
+#: What the choice is compared with on seeds that it was not made on: the rule's choice among all, among each smaller epsilon,
+#: and the package's defaults before.
+VALIDATED = ((0.5, 1e-3, 1.0), (0.1, 3e-4, 1.0), (0.01, 3e-4, 1.0), (0.001, 3e-4, 1.0), (0.01, 1e-3, 1.0))
+OTHERS = ("Full precision", "BinaryConnect", "ASkewSGD", "Modified ASkewSGD")
+NEW_SEEDS = range(1000, 1256)
+
+
+def _validation(task: str) -> list[dict]:
+    rates = sorted({lr for t, lr in CELLS if t == task})
+    duals = [{"method": "SGDA", **dict(zip(DUAL, v, strict=True)), "lr": lr} for v in VALIDATED for lr in rates]
+    others = [
+        {"method": name, **(paper(task, "lr") if name in CONSTRAINTS else {}), "lr": lr}
+        for name in OTHERS
+        for lr in rates
+    ]
+    return rows(task, "validation", duals + others, NEW_SEEDS)
+
+
+def _checks(task: str) -> list[dict]:
+    """What the page says in words about ASkewSGD, with more seeds: one change of the paper's setting each."""
+    changes = [{}, *({"hold": m} for m in (2, 4, 16)), {"ratio": 0.5}, {"alpha": 0.01}, {"clip": 0.01}, {"lr": 3.0}]
+    return rows(task, "checks", [{"method": m, **paper(task), **c} for m in CONSTRAINTS for c in changes], 256)
 
 
 UNITS: dict[str, Callable[[], list[dict]]] = {
@@ -340,4 +397,12 @@ UNITS: dict[str, Callable[[], list[dict]]] = {
     **{f"{task}, {method}": functools.partial(_prox, task, method) for task in TASKS for method in NORMS},
     **{f"{task}, learning rates": functools.partial(_rates, task) for task in TASKS},
     **{f"{task}, precision": functools.partial(_forms, task) for task in TASKS},
+    **{f"{task}, checks": functools.partial(_checks, task) for task in TASKS},
+    **{f"{task}, validation": functools.partial(_validation, task) for task in TASKS},
 }
+
+EXPERIMENT = Experiment(
+    "sensitivity",
+    "What becomes of the methods on Tasks I and II as their settings vary: states, losses and feasibility, 64 seeds a setting.",
+    UNITS,
+)
