@@ -37,9 +37,8 @@ CASES = [
     (lambda k: 0.0 if k < STEPS else 1.0, "moves"),  # leaves the midpoint in the last step
     (lambda k: 1.0 + 0.126 * math.cos(k), "moves"),
     (lambda k: 1.0 + 0.124 * math.cos(k), "level"),
-    (lambda k: -1.0 if k < STEPS - WINDOW else 1.0, "moves"),  # one jump, into the window
-    (lambda k: -1.0 if k < STEPS - WINDOW + 1 else 1.0, "moves"),
-    (lambda k: -1.0 if k < STEPS - WINDOW - 1 else 1.0, "level"),  # the same jump, before the window
+    (lambda k: -1.0 if k < STEPS - WINDOW + 1 else 1.0, "moves"),  # one jump, in the first step of the window
+    (lambda k: -1.0 if k < STEPS - WINDOW else 1.0, "level"),  # the same jump, in the step before
     (flipping(4), "moves"),
     (flipping(5), "oscillates"),
     (lambda k: 0.01 * (-1) ** k, "oscillates"),  # near the midpoint, but the network changes
