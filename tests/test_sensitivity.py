@@ -230,3 +230,56 @@ def test_sgda_defaults_are_what_the_rule_chooses():
     best = se.choose(results.read("sensitivity"))[0]
     method = SGDA(BINARY)
     assert (method.epsilon, method.dual_lr, method.dual_max) == (best["epsilon"], best["dual_lr"], best["dual_max"])
+
+
+# --- Sentences of the page and the claims file, on the stored rows ----------------------------------------------------------------
+
+
+def stored(**where) -> list[dict]:
+    return [row for row in results.read("sensitivity") if all(row[k] == v for k, v in where.items())]
+
+
+@pytest.mark.parametrize("task", se.TASKS)
+@pytest.mark.parametrize("method", se.CONSTRAINTS)
+def test_the_ratio_of_the_annealing_does_not_change_the_rounded_network(task, method):
+    for hold in se.HOLDS[1:]:
+        rows = [r for r in stored(map="annealing", task=task, method=method, hold=hold) if r["ratio"] < 1]
+        assert len(rows) == 4 and len({(r["mean"], r["sd"], r["optimum"], r["last_change"]) for r in rows}) == 1
+    early = [r["mean"] for r in stored(map="start", task=task, method=method) if r["epsilon"] < 1]
+    assert min(early) > 0.35  # epsilon below 1 from the first step on keeps the initial signs
+
+
+def test_alpha_does_not_change_the_rounded_network_at_the_papers_learning_rate():
+    rows = [r for r in stored(lr=1) if r["map"] in ("alpha", "clip") and r["alpha"] <= 4 and r["clip"] <= 1]
+    for task in se.TASKS:
+        assert len({(r["mean"], r["optimum"]) for r in rows if r["task"] == task}) == 1
+    assert any(r["mean"] > 0.4 for r in stored(map="clip", task="II", lr=1, method="Modified ASkewSGD", clip=4))
+
+
+def test_the_dual_step_matters_more_than_epsilon():
+    rows = stored(map="dual", lr=1, dual_max=1, epochs=25)
+
+    def means(**where):
+        return [r["mean"] for r in rows if all(r[k] == v for k, v in where.items()) and r["epsilon"] <= 0.1]
+
+    for task in se.TASKS:
+        by_epsilon = [max(m) - min(m) for d in se.DUAL_RATES[:4] if (m := means(task=task, dual_lr=d))]
+        by_dual = [max(m) - min(m) for e in se.TOLERANCES[:3] if (m := means(task=task, epsilon=e))]
+        assert max(by_epsilon) < min(by_dual)
+    for epsilon, largest in ((0.01, 0.003), (0.5, 0.03)):
+        found = [r["dual_lr"] for r in rows if (r["task"], r["epsilon"], r["optimum"]) == ("I", epsilon, 1)]
+        assert max(found) == largest
+
+
+def test_a_tight_bound_makes_weights_feasible():
+    rows = [r for r in stored(map="dual", task="II", epochs=25)]
+    tight = [
+        r for r in rows if r["dual_max"] == 0.1 and r["epsilon"] <= 0.1 and r["lr"] == 0.1 and r["dual_lr"] >= 0.01
+    ]
+    assert len(tight) == 9 and min(r["feasible"] for r in tight) > 0.9
+    assert max(r["feasible"] for r in rows if r["dual_max"] >= 1) < 0.61
+
+
+def test_no_setting_of_sgda_reaches_binary_connect_in_task_2():
+    best = min(r["mean"] for r in stored(map="dual", task="II"))
+    assert all(r["mean"] < best for r in stored(map="rates", task="II", method="BinaryConnect") if 0.3 <= r["lr"] <= 3)

@@ -18,8 +18,8 @@ class SGDA(Method):
     epsilon: tolerance of the constraints, fixed during training; by default half its largest legal value for `levels`, which
     is 0.5 for -1 and 1. dual_lr: the dual step eta_lambda; dual_max: every multiplier is projected on [0, dual_max] (the paper
     restricts lambda to a set of diameter D and names no value). The defaults are chosen by a rule from the maps of Tasks I
-    and II (the book's page "Sensitivity", `experiments.sensitivity.choose`); no setting there makes the rounded network
-    better than rounding plain SGD.
+    and II (the book's page "Sensitivity", `experiments.sensitivity.choose`); after rounding, Task II stays behind
+    BinaryConnect at every setting there.
     Both steps use the same iterate (w, lambda), as Algorithm 2 prints. The multipliers of a parameter of shape s are
     `state["dual"]`, shape (K + 1, *s), from zero. Raises ValueError for values outside their range.
     """
