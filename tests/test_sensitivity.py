@@ -230,6 +230,12 @@ def test_sgda_defaults_are_what_the_rule_chooses():
     best = se.choose(results.read("sensitivity"))[0]
     method = SGDA(BINARY)
     assert (method.epsilon, method.dual_lr, method.dual_max) == (best["epsilon"], best["dual_lr"], best["dual_max"])
+    assert se.VALIDATED[0] == tuple(best[k] for k in se.DUAL)
+
+
+def test_sgda_default_epsilon_is_legal_for_any_levels():
+    for levels, epsilon in ((BINARY, 0.5), (Levels.integers(bits=2), 0.125), (Levels((-1.0, 0.0, 3.0)), 0.125)):
+        assert SGDA(levels).epsilon == epsilon == PHI.largest_epsilon(levels) / 2
 
 
 # --- Sentences of the page and the claims file, on the stored rows ----------------------------------------------------------------
