@@ -15,14 +15,21 @@ from .base import Method, chunks, local
 class SGDA(Method):
     """Descent in w, ascent in the multipliers lambda of the pieces f_j >= 0: L(w, lambda) = loss(w) - lambda' f(w).
 
-    epsilon: tolerance of the constraints, fixed during training. dual_lr: the dual step eta_lambda; dual_max: every
-    multiplier is projected on [0, dual_max] (the paper restricts lambda to a set of diameter D and names no value).
+    epsilon: tolerance of the constraints, fixed during training; by default half its largest legal value for `levels`, which
+    is 0.5 for -1 and 1. dual_lr: the dual step eta_lambda; dual_max: every multiplier is projected on [0, dual_max] (the paper
+    restricts lambda to a set of diameter D and names no value). The defaults are chosen by a rule from the maps of Tasks I
+    and II (the book's page "Sensitivity", `experiments.sensitivity.choose`); after rounding, Task II stays behind
+    BinaryConnect at every setting there.
     Both steps use the same iterate (w, lambda), as Algorithm 2 prints. The multipliers of a parameter of shape s are
     `state["dual"]`, shape (K + 1, *s), from zero. Raises ValueError for values outside their range.
     """
 
-    def __init__(self, levels: Levels, epsilon: float = 0.01, dual_lr: float = 1e-3, dual_max: float = 1.0) -> None:
+    def __init__(
+        self, levels: Levels, epsilon: float | None = None, dual_lr: float = 1e-3, dual_max: float = 1.0
+    ) -> None:
         super().__init__(levels)
+        if epsilon is None:
+            epsilon = PHI.largest_epsilon(levels) / 2
         if not isinstance(epsilon, int | float):
             raise TypeError(f"epsilon={epsilon!r}: SGDA keeps epsilon fixed, give a number")
         if not (dual_lr > 0 and math.isfinite(dual_lr)):
