@@ -210,3 +210,10 @@ def test_bad_input():
         moons.one_bit_weights(torch.tensor([2, 0, 0, 0]), 3)
     with pytest.raises(ValueError, match="all -1 or \\+1"):
         moons.coefficients(torch.tensor([1.0, -1.0, 0.5]))
+
+
+def test_accuracy_counts_points():
+    w = moons.one_bit_weights(torch.tensor([0, -2, 1, 0]), 3)
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [-1.0, 0.0]], dtype=torch.float64)
+    y = torch.tensor([1.0, -1.0, 1.0, 1.0], dtype=torch.float64)  # right, right, f = 0, wrong
+    assert moons.accuracy(w, x, y).item() == 0.5

@@ -25,7 +25,6 @@ SCHEDULES = {
     "500 steps, lr 1": (False, 1.0),
     "500 steps, lr 1 to 0 (cosine)": (False, Cosine(1.0, 500)),
     "500 steps, lr 1/(k+1)": (False, Harmonic(1.0)),
-    "500 steps, lr 0.1": (False, 0.1),
     "25 steps, lr 1": (True, 1.0),
 }
 AS_SET = "as set"

@@ -9,6 +9,7 @@ the integers with |c|_1 <= H and |c|_1 - H even. `losses_of_all` goes through th
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,10 +116,12 @@ def features(x: Tensor) -> Tensor:
     return torch.relu(x @ NEURONS.to(x).mT)
 
 
+@functools.cache
 def combinations(hidden: int) -> Tensor:
     """All functions of one-bit networks with `hidden` neurons, as coefficients c of `features`: (m, 4), integers.
 
-    |c|_1 <= hidden and |c|_1 - hidden even; hidden = 3 gives 96. Raises ValueError for hidden < 1.
+    |c|_1 <= hidden and |c|_1 - hidden even; hidden = 3 gives 96. Kept for the next call: do not change it in place.
+    Raises ValueError for hidden < 1.
     """
     if hidden < 1:
         raise ValueError(f"hidden={hidden}: a network needs at least one neuron")
@@ -250,6 +253,11 @@ def homogeneous_floor(x: Tensor, y: Tensor, bins: int) -> float:
         curvature = torch.full_like(h, 2e-9).index_add(0, which, p * (1 - p) * z * z)
         h = h - (slope / curvature).clamp(-1, 1)
     return softplus(-z * h[which]).mean().item()
+
+
+def accuracy(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Share of points whose label is the sign of f; points with f = 0 count as wrong. Shapes as in `loss`."""
+    return (network(w, x) * y > 0).to(x.dtype).mean(-1)
 
 
 def scores(w: Tensor, ensemble: Ensemble) -> dict[str, Tensor]:
