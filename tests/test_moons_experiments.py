@@ -15,7 +15,9 @@ from quantized_training.tasks.ensembles import train
 def test_a_unit_of_the_readings_is_the_run_it_says():
     rows = moons_readings.unit("sd 0.1", "25 steps, lr 1", seeds=4)
     data = moons.draw(4).one_batch_per_epoch()
-    assert moons_readings.SCHEDULES["500 steps, lr 1"] == (False, 1.0) and not moons_readings.DATA["sd 0.1"]  # as stated
+    assert (
+        moons_readings.SCHEDULES["500 steps, lr 1"] == (False, 1.0) and not moons_readings.DATA["sd 0.1"]
+    )  # as stated
     for name, value in printed(3).items():
         w = train(moons.METHODS[name], data, record=False)
         loss = moons.loss(w, data.test_x, data.test_y)
