@@ -124,6 +124,81 @@ def test_no_width_beats_the_four_features():
     floor = torch.nn.functional.softplus(-y * torch.tensor(phi @ fit.coef_[0])).mean().item()
     best = [moons.losses_of_all(h, x, y)[1].min().item() for h in (3, 5, 7, 9, 11)]
     assert best == sorted(best, reverse=True) and floor < best[-1] < floor + 0.01
+    assert moons.floor_of_all_widths(data.x, data.y)[0].item() == pytest.approx(floor, abs=1e-7)
+    loss, c = moons.best_of_all(5, data)
+    assert loss[0].item() == best[1]
+    torch.testing.assert_close(moons.loss(moons.one_bit_weights(c[0], 5), x, y), loss[0])
+
+
+def test_losses_of_all_are_those_of_the_networks():
+    """Through four tables, against the written-out sum over the points, also where a point lies on a diagonal."""
+    data = moons.draw(1, n=50, test=10, batch=10)
+    x = torch.cat([data.x[0], torch.tensor([[0.5, 0.5], [0.5, -0.5], [0.0, 0.0]], dtype=torch.float64)])
+    y = torch.cat([data.y[0], torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)])
+    c, losses = moons.losses_of_all(5, x, y)
+    f = moons.features(x) @ c.double().T
+    torch.testing.assert_close(losses, torch.log1p(torch.exp(-y[:, None] * f)).mean(0))
+
+
+def test_coefficients_and_index_of_every_network():
+    x = moons.draw(1, n=40, test=10, batch=10).x[0]
+    w = BINARY.vectors(9, torch.float64)
+    c = moons.coefficients(w)
+    torch.testing.assert_close(moons.features(x) @ c.double().T, moons.network(w, x).T)
+    assert (moons.combinations(3)[moons.function_index(w)] == c).all()
+    assert len(moons.function_index(w).unique()) == 96
+    neurons = torch.cat([w[:, :6].view(-1, 3, 2), w[:, 6:, None]], -1).tolist()
+    assert len({tuple(sorted(map(tuple, network))) for network in neurons}) == 120  # up to the order of the neurons
+
+
+@pytest.mark.parametrize("hidden", [1, 2, 3, 8])
+def test_boundary_is_where_the_sign_changes(hidden):
+    """Against the sign of f at 20 000 angles; with real and with one-bit weights, some of which vanish in whole sectors."""
+    g = torch.Generator().manual_seed(hidden)
+    angle = -torch.pi + (torch.arange(20_000, dtype=torch.float64) + 0.5) * 2 * torch.pi / 20_000
+    circle = torch.stack([angle.cos(), angle.sin()], -1)
+    for k in range(30):
+        w = torch.randn(3 * hidden, generator=g, dtype=torch.float64)
+        w = BINARY.nearest(w) if k % 2 else w
+        f = moons.network(w, circle)
+        sign = torch.where(f.abs() < 1e-9, 0, f.sign())
+        expected = angle[sign != sign.roll(1)] - torch.pi / 20_000
+        found = moons.boundary(w)
+        assert len(found) == len(expected)
+        if len(found):  # an angle of pi may count as -pi
+            gap = (found[:, None] - expected).abs()
+            assert torch.minimum(gap, 2 * torch.pi - gap).min(1).values.max() < 1e-3
+
+
+def test_boundary_of_the_optimum_is_a_straight_line():
+    w = moons.one_bit_weights(torch.tensor([0, -2, 1, 0]), 3)
+    torch.testing.assert_close(moons.boundary(w), torch.tensor([-0.75, 0.25], dtype=torch.float64) * torch.pi)
+
+
+def test_homogeneous_floor_is_a_logistic_regression_in_every_bin():
+    data = moons.draw(1, n=400, test=10)
+    x, y = data.x[0], data.y[0]
+    angle = torch.atan2(x[:, 1], x[:, 0])
+    total = 0.0
+    for low in (-torch.pi, 0.0):
+        part = (angle >= low) & (angle < low + torch.pi)
+        r = x[part].norm(dim=1)[:, None]
+        fit = LogisticRegression(C=1e9, fit_intercept=False, tol=1e-12).fit(r, y[part])
+        total += torch.nn.functional.softplus(-y[part] * (r[:, 0] * fit.coef_[0, 0])).sum().item()
+    assert moons.homogeneous_floor(x, y, bins=2) == pytest.approx(total / 400, abs=1e-9)
+
+
+def test_scores_are_losses_of_both_kinds_of_weights():
+    data = moons.draw(3, n=100, test=20, batch=50)
+    w = torch.randn(3, 9, dtype=torch.float64)
+    found = moons.scores(w, data)
+    for s in range(3):
+        for kind, v in (("latent", w[s]), ("quantised", w[s].sign())):
+            expected = torch.nn.functional.softplus(-data.test_y[s] * ordinary(v)(data.test_x[s])[:, 0]).mean()
+            torch.testing.assert_close(found[f"{kind} weights, test set"][s], expected)
+    assert set(found) == {
+        f"{k} weights, {on}" for k in ("latent", "quantised") for on in ("training set", "test set", "last batch")
+    }
 
 
 def test_bad_input():
@@ -142,7 +217,7 @@ def test_search_over_neurons_finds_what_looking_at_every_network_finds(levels, h
     e = moons.draw(1, n=60, test=10, batch=10)
     x, y = e.x[0], e.y[0]
     every = moons.loss(levels.vectors(3 * hidden, torch.float64), x, y).min().item()
-    found, rows = moons.best_of_all(levels, hidden, x, y)
+    found, rows = moons.best_network(levels, hidden, x, y)
     assert found == pytest.approx(every, abs=1e-12)
     assert moons.loss(moons.neuron_weights(rows), x, y).item() == pytest.approx(every, abs=1e-12)
     near, rows = moons.best_by_exchange(levels, hidden, x, y, starts=5)
@@ -161,3 +236,13 @@ def test_neurons_are_all_different_functions_and_none_is_missing():
     x = torch.randn(200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     every = {tuple(f.tolist()) for f in (w[0] * torch.relu(x @ w[1:]) + 0.0 for w in levels.vectors(3, torch.float64))}
     assert len(rows) == len(every)
+
+    with pytest.raises(ValueError, match="all -1 or \\+1"):
+        moons.coefficients(torch.tensor([1.0, -1.0, 0.5]))
+
+
+def test_accuracy_counts_points():
+    w = moons.one_bit_weights(torch.tensor([0, -2, 1, 0]), 3)
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [-1.0, 0.0]], dtype=torch.float64)
+    y = torch.tensor([1.0, -1.0, 1.0, 1.0], dtype=torch.float64)  # right, right, f = 0, wrong
+    assert moons.accuracy(w, x, y).item() == 0.5

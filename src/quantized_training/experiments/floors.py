@@ -18,7 +18,7 @@ def rows(bits: int, data_sets: range) -> list[Row]:
     for i, seed in enumerate(data_sets):
         x, y = ensemble.x[i], ensemble.y[i]
         if bits == 2:
-            how, (_, best) = "all networks", moons.best_of_all(levels, moons.HIDDEN, x, y)
+            how, (_, best) = "all networks", moons.best_network(levels, moons.HIDDEN, x, y)
         else:
             how, (_, best) = (
                 f"exchange, {STARTS} starts",

@@ -33,7 +33,8 @@ def scores(w: torch.Tensor, ensemble: Ensemble, levels: Levels) -> dict[str, tor
     if isinstance(ensemble, logistic.Ensemble):
         found = logistic.scores(w, ensemble, *ensemble.last_batch(), levels)
         return found | {"share that misses w*": (levels.nearest(w) != ensemble.w_star).any(-1).double()}
-    return moons.scores(w, ensemble, levels)
+    found = moons.scores(w, ensemble, levels)
+    return {f"loss, {name.replace('training', 'whole')}": value for name, value in found.items()}
 
 
 def rows(task: str, bits: int, setting: str, seeds: int = SEEDS) -> list[Row]:

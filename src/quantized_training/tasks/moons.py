@@ -9,6 +9,7 @@ the integers with |c|_1 <= H and |c|_1 - H even. `losses_of_all` goes through th
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -118,10 +119,12 @@ def features(x: Tensor) -> Tensor:
     return torch.relu(x @ NEURONS.to(x).mT)
 
 
+@functools.cache
 def combinations(hidden: int) -> Tensor:
     """All functions of one-bit networks with `hidden` neurons, as coefficients c of `features`: (m, 4), integers.
 
-    |c|_1 <= hidden and |c|_1 - hidden even; hidden = 3 gives 96. Raises ValueError for hidden < 1.
+    |c|_1 <= hidden and |c|_1 - hidden even; hidden = 3 gives 96. Kept for the next call: do not change it in place.
+    Raises ValueError for hidden < 1.
     """
     if hidden < 1:
         raise ValueError(f"hidden={hidden}: a network needs at least one neuron")
@@ -146,15 +149,118 @@ def one_bit_weights(c: Tensor, hidden: int) -> Tensor:
     return torch.cat([neurons.flatten(), torch.tensor([float(s) for _, s in chosen], dtype=NEURONS.dtype)])
 
 
-def losses_of_all(hidden: int, x: Tensor, y: Tensor, chunk: int = 2**22) -> tuple[Tensor, Tensor]:
+def losses_of_all(hidden: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """`combinations(hidden)` (m, 4) and the loss of each on one data set x (n, 2), y (n,): (m,).
 
-    chunk: numbers held in memory at a time.
+    At a point only one of relu(+-(x_1 + x_2)) and one of relu(+-(x_1 - x_2)) is positive. So the loss is a sum over four
+    groups of points, each a function of two of the four coefficients: four tables of (2 hidden + 1)^2 numbers hold all.
     """
     c = combinations(hidden)
+    k = torch.arange(-hidden, hidden + 1, dtype=x.dtype)
     signed = features(x) * y[:, None]
-    parts = c.to(x).split(max(1, chunk // len(x)))
-    return c, torch.cat([softplus(-(part @ signed.mT)).mean(-1) for part in parts])
+    losses = torch.zeros(len(c), dtype=x.dtype)
+    for i, first in ((0, signed[:, 3] == 0), (3, signed[:, 3] != 0)):
+        for j, second in ((1, signed[:, 2] == 0), (2, signed[:, 2] != 0)):
+            u, v = signed[first & second][:, [i, j]].unbind(1)
+            table = torch.stack([softplus(-(a * u + k[:, None] * v)).sum(-1) for a in k])
+            losses += table[c[:, i] + hidden, c[:, j] + hidden]
+    return c, losses / len(x)
+
+
+def best_of_all(hidden: int, ensemble: Ensemble) -> tuple[Tensor, Tensor]:
+    """Loss of the best one-bit network on each training set (S,), and its coefficients (S, 4): `losses_of_all`, seed by seed."""
+    found = []
+    for x, y in zip(ensemble.x, ensemble.y, strict=True):
+        c, losses = losses_of_all(hidden, x, y)
+        found.append((losses.min(), c[losses.argmin()]))
+    losses, c = map(torch.stack, zip(*found, strict=True))
+    return losses, c
+
+
+def floor_of_all_widths(x: Tensor, y: Tensor, iterations: int = 30) -> Tensor:
+    """Infimum of the loss over one-bit networks of all widths with any scale of the output: real coefficients of the four
+    features, by Newton's method; (...,) from x (..., n, 2), y (..., n)."""
+    z = features(x) * y[..., None]
+    c = z.new_zeros(*z.shape[:-2], 4, 1)
+    for _ in range(iterations):
+        p = torch.sigmoid(-z @ c)
+        c = c + torch.linalg.solve((z * p * (1 - p)).mT @ z, z.mT @ p)
+    return softplus(-z @ c).squeeze(-1).mean(-1)
+
+
+def coefficients(w: Tensor) -> Tensor:
+    """The combination of `features` that a one-bit network is: integers (..., 4) from weights (..., 3H) of -1 and +1.
+
+    Raises ValueError for other weights.
+    """
+    if not (w.abs() == 1).all():
+        raise ValueError("only networks whose weights are all -1 or +1 are combinations of the four features")
+    _, W, a = _hidden(w, w.new_zeros(1, 2))
+    which = (2 * (W[..., 0] > 0) + (W[..., 1] > 0)).long()  # the row of NEURONS
+    return torch.zeros(*w.shape[:-1], 4, dtype=torch.long).scatter_add(-1, which, a.long())
+
+
+def function_index(w: Tensor) -> Tensor:
+    """Which of `combinations(H)` one-bit weights (..., 3H) are: their row numbers (...,)."""
+    hidden = w.shape[-1] // 3
+    base = (2 * hidden + 1) ** torch.arange(3, -1, -1)
+    keys = ((combinations(hidden) + hidden) * base).sum(-1)  # increasing
+    return torch.searchsorted(keys, ((coefficients(w) + hidden) * base).sum(-1))
+
+
+def boundary(w: Tensor) -> Tensor:
+    """Where the sign of f changes, for one network w (3H,): rays from the origin, by their angles in (-pi, pi], increasing.
+
+    Without biases f(t x) = t f(x) for t > 0, so that the sign depends on the angle alone. Between the angles at which a
+    neuron switches, f is linear and changes its sign at right angles to its slope. Where f = 0 in a whole sector (no active
+    neuron), both of its edges are returned.
+    """
+    hidden = len(w) // 3
+    W, a = w[: 2 * hidden].view(hidden, 2), w[2 * hidden :]
+
+    def turned(v: Tensor) -> Tensor:  # the two angles at right angles to v (..., 2)
+        angle = torch.atan2(v[..., 1], v[..., 0])
+        return torch.cat([angle + torch.pi / 2, angle - torch.pi / 2]) % (2 * torch.pi)
+
+    def between(angles: Tensor) -> Tensor:  # unit vectors in the middle of the sectors from each angle to the next
+        nxt = torch.cat([angles[1:], angles[:1] + 2 * torch.pi])
+        middle = (angles + nxt) / 2
+        return torch.stack([middle.cos(), middle.sin()], -1)
+
+    def distinct(angles: Tensor) -> Tensor:  # up to rounding
+        angles = angles.sort().values
+        return angles[torch.cat([angles.new_ones(1), angles.diff()]) > 1e-9]
+
+    switches = distinct(turned(W))
+    slopes = ((between(switches) @ W.T > 0) * a) @ W
+    candidates = distinct(torch.cat([switches, turned(slopes[slopes.norm(dim=-1) > 1e-9])]))
+    value = network(w, between(candidates))
+    sign = torch.where(value.abs() < 1e-9, 0, value.sign())
+    found = candidates[sign != sign.roll(1)]
+    return torch.where(found > torch.pi, found - 2 * torch.pi, found).sort().values
+
+
+def homogeneous_floor(x: Tensor, y: Tensor, bins: int) -> float:
+    """Least mean logistic loss of f(x) = |x| h(angle of x) over all h that are constant on `bins` equal angles.
+
+    For many points and bins: the floor of every network of ReLUs without biases, of any width, depth and weights. x (n, 2),
+    y (n,). Newton's method in every bin, with a penalty of 1e-9 h^2 for bins with one label only.
+    """
+    angle = torch.atan2(x[:, 1], x[:, 0])
+    which = ((angle / (2 * torch.pi) + 0.5) * bins).long().clamp(0, bins - 1)
+    z = y * torch.linalg.vector_norm(x, dim=-1)
+    h = z.new_zeros(bins)
+    for _ in range(100):
+        p = torch.sigmoid(-z * h[which])
+        slope = (2e-9 * h).index_add(0, which, -p * z)
+        curvature = torch.full_like(h, 2e-9).index_add(0, which, p * (1 - p) * z * z)
+        h = h - (slope / curvature).clamp(-1, 1)
+    return softplus(-z * h[which]).mean().item()
+
+
+def accuracy(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Share of points whose label is the sign of f; points with f = 0 count as wrong. Shapes as in `loss`."""
+    return (network(w, x) * y > 0).to(x.dtype).mean(-1)
 
 
 def neurons(levels: Levels) -> Tensor:
@@ -178,7 +284,7 @@ def neuron_weights(rows: Tensor) -> Tensor:
     return torch.cat([rows[:, 1:].flatten(), rows[:, 0]])
 
 
-def best_of_all(levels: Levels, hidden: int, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+def best_network(levels: Levels, hidden: int, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
     """The smallest loss of all networks with weights on the levels on one data set x (n, 2), y (n,), and its neurons.
 
     Goes through all combinations of `neurons`, which takes N^hidden / hidden! steps on n points. For one bit
@@ -200,7 +306,7 @@ def best_by_exchange(
 ) -> tuple[float, Tensor]:
     """A network that no exchange of one neuron improves, the best one from several random starts: its loss and neurons.
 
-    An upper bound of the smallest loss, for levels with too many networks for `best_of_all`.
+    An upper bound of the smallest loss, for levels with too many networks for `best_network`.
     """
     rows = neurons(levels)
     signed, g = _outputs(rows, x) * y, torch.Generator().manual_seed(seed)
@@ -221,15 +327,14 @@ def best_by_exchange(
 
 
 def scores(w: Tensor, ensemble: Ensemble, levels: Levels = BINARY) -> dict[str, Tensor]:
-    """Everything that "loss" (Table 3) may mean, per seed, from latent weights w (S, 3H)."""
-    x, y = ensemble.last_batch()
+    """Everything that "loss of the last iteration" (Table 3) may mean, per seed, from latent weights w (S, 3H)."""
     sets = {
-        "whole set": (ensemble.x, ensemble.y),
-        "last batch": (x, y),
+        "training set": ensemble.data,
         "test set": (ensemble.test_x, ensemble.test_y),
+        "last batch": ensemble.last_batch(),
     }
     named = {"latent": w, "quantised": levels.nearest(w)}
-    return {f"loss, {k} weights, {on}": loss(v, *points) for on, points in sets.items() for k, v in named.items()}
+    return {f"{kind} weights, {on}": loss(v, *points) for kind, v in named.items() for on, points in sets.items()}
 
 
 #: Every method on Task II as the paper sets it (alpha 4, lr initially 1: a push may overshoot).
