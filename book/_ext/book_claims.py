@@ -32,7 +32,7 @@ from quantized_training import results
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "data" / "paper" / "claims.yml"
 VERDICTS, SOURCES = results.VERDICTS, results.SOURCES
-NAMES = {"paper": "Paper", "report": "Internship report", "BAMSProd": "BAMSProd"}
+NAMES = {"paper": "Paper", "report": "Internship report"}
 LOG = logging.getLogger(__name__)
 
 
@@ -96,7 +96,7 @@ class ClaimsDirective(SphinxDirective):
             return [self._short([row for row in rows if row["see"].startswith(prefix)])]
         result: list[nodes.Node] = [nodes.raw("", _filter(rows), format="html")]
         for source, section in _parts(rows):
-            own = "" if source == SOURCES[0] else f"{NAMES[source]}, "
+            own = "" if source == SOURCES[0] else f"{_name(source)}, "
             title = own + _section(section)
             result.append(nodes.rubric("", title[0].upper() + title[1:]))
             result += [self._full(row) for row in rows if (row["source"], row["section"]) == (source, section)]
@@ -129,7 +129,7 @@ class ClaimsDirective(SphinxDirective):
             for row in rows:
                 if (row["source"], row["section"]) != (source, section):
                     continue
-                where = nodes.paragraph("", f"{NAMES[source]}, {_section(section)}")
+                where = nodes.paragraph("", f"{_name(source)}, {_section(section)}")
                 number = nodes.paragraph("", f"{row['value']:g}" if "value" in row else "")
                 measured = nodes.paragraph("", _measured(row, self.env))
                 verdict = nodes.paragraph("", "", _badge(row["verdict"]))
@@ -195,9 +195,13 @@ def _section(section: str) -> str:
     return f"appendix {section}" if len(section) == 1 else section
 
 
+def _name(source: str) -> str:
+    return NAMES.get(source, source)
+
+
 def _classes(source: str, section: str) -> list[str]:
-    name = f"part-{source.lower()}"
-    return [name, f"{name}-{re.sub(r'[^a-z0-9]+', '-', section.lower())}"]
+    source, section = (re.sub(r"[^a-z0-9]+", "-", words.lower()) for words in (source, section))
+    return [f"part-{source}", f"part-{source}-{section}"]
 
 
 def _counts(rows: list[dict]) -> list[int]:
@@ -230,11 +234,11 @@ def _filters(rows: list[dict]) -> str:
         sections = [section for s, section in _parts(rows) if s == source]
         if sections:
             count = sum(row["source"] == source for row in rows)
-            inner = _option(f"part-{source.lower()}", f"{NAMES[source]}: all ({count})")
+            inner = _option(_classes(source, "")[0], f"{_name(source)}: all ({count})")
             for section in sections:
                 own = [row for row in rows if (row["source"], row["section"]) == (source, section)]
-                inner += _option(_classes(source, section)[1], f"{NAMES[source]}, {_section(section)} ({len(own)})")
-            groups += f'<optgroup label="{html.escape(NAMES[source])}">{inner}</optgroup>'
+                inner += _option(_classes(source, section)[1], f"{_name(source)}, {_section(section)} ({len(own)})")
+            groups += f'<optgroup label="{html.escape(_name(source))}">{inner}</optgroup>'
     return (
         '<div class="claims-filter figure-controls" data-rows=".claim-line">'
         '<span class="figure-control"><label for="claims-verdict">Verdict</label>'

@@ -283,7 +283,7 @@ def source(name: str, folder: Path | None = None) -> str:
 
 
 VERDICTS = ("holds", "holds under a stated reading", "does not hold", "cannot be decided")
-SOURCES = ("paper", "report", "BAMSProd")
+SOURCES = ("paper", "report", "BAMSProd", "Leconte et al.")
 #: Fields of a claim; the head of data/paper/claims.yml explains them.
 REQUIRED = {"id", "item", "about", "section", "printed", "verdict", "right", "see"}
 OPTIONAL = {"source", "why", "test", "value", "quantity", "results"}
