@@ -147,3 +147,9 @@ def test_sizes_of_residual_networks(blocks, bottleneck, count):
 def test_sizes_of_the_introduction():
     assert sizes.resnet_parameters((3, 4, 23, 3), True) * 4 / 1e6 == pytest.approx(178.2, abs=0.1)
     assert sizes.transformer_parameters(96, 12_288, 50_257, 2048) / 1e9 == pytest.approx(174.6, abs=0.1)
+
+
+def test_schedules_of_the_answer_cross():
+    t = np.arange(1, 1000)
+    upper, lower = 100 / (1 + t), 1 - np.exp(-t / 100)
+    assert t[upper < lower][0] == 135
