@@ -35,6 +35,17 @@ def label_file(label: str) -> Path | None:
     return next((p for p, text in SOURCES.items() if re.search(rf"^\({re.escape(label)}\)=$", text, re.M)), None)
 
 
+#: What BAMSProd numbers.
+NUMBERED_BAMSPROD = {
+    "bp-eq-1": "Equation (1)",
+    "bp-alg-1": "Algorithm 1",
+    "bp-cor-4": "Corollary 4",
+    **{f"bp-thm-{n}": f"Theorem {n}" for n in range(1, 5)},
+    **{f"bp-fig-{n}": f"Figure {n}" for n in range(1, 5)},
+}
+BAMSPROD_METHODS = ("sgd", "adam", "amsgrad", "adabound", "amsbound", "bop", "bamsprod")
+
+
 @functools.cache
 def badges(page: Path) -> set[str]:
     return {badge.get_text() for badge in BeautifulSoup(page.read_text(), "html.parser").select("span.claim")}
@@ -45,6 +56,23 @@ def test_every_numbered_item_has_a_row_and_a_badge_on_a_page(built_book, name):
     assert ROWS[name]["item"] == NUMBERED[name]
     path = label_file(ROWS[name]["see"])
     assert f"{NUMBERED[name]}: {ROWS[name]['verdict']}" in badges(built_book / "notebooks" / f"{path.stem}.html")
+
+
+def test_everything_that_bamsprod_numbers_has_a_row_and_its_tables_a_row_per_method(built_book):
+    shown = badges(built_book / "notebooks" / "10_bamsprod_text.html")
+    for name, item in NUMBERED_BAMSPROD.items():
+        assert ROWS[name]["item"] == item and ROWS[name]["source"] == "BAMSProd"
+        assert f"{item}: {ROWS[name]['verdict']}" in shown
+    for table, best in ((1, 70.91), (2, 73.9)):
+        values = {m: ROWS[f"bp-t{table}-{m}"]["value"] for m in BAMSPROD_METHODS}
+        assert max(values.values()) == values["bamsprod"] == best
+
+
+def test_a_row_that_cannot_be_decided_says_what_is_missing():
+    """Those of BAMSProd, whose experiments have not been run."""
+    rows = [row for name, row in ROWS.items() if name.startswith(("bp-t1-", "bp-t2-", "bp-fig-"))]
+    assert len(rows) == 2 * len(BAMSPROD_METHODS) + 4
+    assert all("Not stated" in row["right"] and "Not run here yet" in row["right"] for row in rows)
 
 
 def test_errata_page_has_every_row_in_full(built_book):

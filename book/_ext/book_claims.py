@@ -107,18 +107,19 @@ class ClaimsDirective(SphinxDirective):
         self.state.nested_parse(StringList(markdown.strip().splitlines(), FILE.name), 0, holder)
         return holder.children
 
-    def _item(self, row: dict) -> nodes.paragraph:
+    def _item(self, row: dict, source: bool = False) -> nodes.paragraph:
         item = nodes.paragraph("", "", _link(_anchor(row), nodes.inline("", row["item"]), self.env.docname))
-        item += nodes.Text(f", {row['about']}")
+        item += nodes.Text(f", {row['about']}" + f" ({_name(row['source'])})" * source)
         return item
 
     def _short(self, rows: list[dict]) -> nodes.table:
         """A table: item, verdict, what is right, and where on the page."""
-        lines = []
+        lines, mixed = [], len({row["source"] for row in rows}) > 1
         for row in rows:
             place = nodes.paragraph("", "", _link(row["see"], None, self.env.docname))
             verdict = nodes.paragraph("", "", _badge(row["verdict"]))
-            lines.append(([self._item(row)], [verdict], self._text(row["right"]), [place]))
+            item = self._item(row, mixed and row["source"] != SOURCES[0])
+            lines.append(([item], [verdict], self._text(row["right"]), [place]))
         widths = {"item": 18, "verdict": 14, "what is right": 48, "shown in": 20}
         return _tabular(widths, lines, [[]] * len(rows), ["claims"])
 
