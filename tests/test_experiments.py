@@ -162,6 +162,15 @@ def test_drift_is_reported_with_its_size(stored, monkeypatch):
     worst = max(drifts, key=lambda d: d.errors)
     assert (worst.unit, worst.column) == ("unit 4", "mean")
     assert worst.errors == pytest.approx(0.1 * 4 / 7 / (1 / 3 / 8), rel=1e-6)
+    assert not any(d.serious for d in drifts), "a shift of 1.4 standard errors"
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 1.5)
+    assert any(d.serious for d in experiments.check(toy(), sample=None, folder=stored)[1])
+
+
+def test_a_changed_word_is_drift():
+    old, new = ({"case": "a", "n": "64", "mean": "1", "sd": "1"} | {"case": c} for c in "ab")
+    assert [d.serious for d in experiments.compare("e", "u", [old], [new])] == [True]
+    assert [d.serious for d in experiments.compare("e", "u", [old], [])] == [True]
 
 
 def test_a_table_of_other_units_is_refused(stored):

@@ -30,7 +30,7 @@ def test_each_seed_of_an_ensemble_is_its_single_run_in_an_ordinary_torch_loop(na
     ensemble = request.getfixturevalue(which)
     together = train(logistic.METHODS[name], ensemble, record=False, chunk=4)
     for i in range(len(ensemble.seeds)):
-        alone = bench.train_one(logistic.METHODS[name], ensemble[i : i + 1])
+        alone = bench.train_one(name, ensemble[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-12)
 
 

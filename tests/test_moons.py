@@ -133,3 +133,31 @@ def test_bad_input():
         moons.combinations(0)
     with pytest.raises(ValueError, match="no one-bit network of 3 neurons"):
         moons.one_bit_weights(torch.tensor([2, 0, 0, 0]), 3)
+
+
+@pytest.mark.parametrize(
+    ("levels", "hidden"), [(Levels.ternary(), 2), (Levels((-2.0, 0.5, 1.0)), 2), (Levels.binary(), 3)]
+)
+def test_search_over_neurons_finds_what_looking_at_every_network_finds(levels, hidden):
+    e = moons.draw(1, n=60, test=10, batch=10)
+    x, y = e.x[0], e.y[0]
+    every = moons.loss(levels.vectors(3 * hidden, torch.float64), x, y).min().item()
+    found, rows = moons.best_of_all(levels, hidden, x, y)
+    assert found == pytest.approx(every, abs=1e-12)
+    assert moons.loss(moons.neuron_weights(rows), x, y).item() == pytest.approx(every, abs=1e-12)
+    near, rows = moons.best_by_exchange(levels, hidden, x, y, starts=5)
+    assert near >= every - 1e-12
+    assert moons.loss(moons.neuron_weights(rows), x, y).item() == pytest.approx(near, abs=1e-12)
+    for j in range(hidden):  # no other neuron in place j is better
+        for other in moons.neurons(levels):
+            changed = rows.clone()
+            changed[j] = other
+            assert moons.loss(moons.neuron_weights(changed), x, y).item() >= near - 1e-12
+
+
+def test_neurons_are_all_different_functions_and_none_is_missing():
+    levels = Levels.integers(2)
+    rows = moons.neurons(levels)
+    x = torch.randn(200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    every = {tuple(f.tolist()) for f in (w[0] * torch.relu(x @ w[1:]) + 0.0 for w in levels.vectors(3, torch.float64))}
+    assert len(rows) == len(every)

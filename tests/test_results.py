@@ -77,14 +77,14 @@ def test_the_bench_prints_ratios_and_that_the_numbers_agree(capsys):
             "--dtype",
             "float64",
             "--methods",
-            "ASkewSGD",
+            "SGDA (ε = 0.01)",
             "BinaryConnect",
         ]
     )
     lines = [line for line in capsys.readouterr().out.splitlines() if "max |dw|" in line]
-    assert len(lines) == 4
+    assert len(lines) == 6, "stochastic BinaryConnect draws for each layer of Task II"
     for line in lines:
-        assert float(line.split()[-1]) < 1e-12
+        assert float(line.split()[-1]) < 1e-10
         assert re.search(r" \d+x \(\d+-\d+\) ", line)
 
 

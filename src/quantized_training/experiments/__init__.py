@@ -80,7 +80,8 @@ def make(
     kept: where finished units wait for the others (default _build/results); those of the same code are not run again. When
     a table is stored its units are removed from there. folder: default data/results.
     """
-    kept = (kept or results.DATA.parent / "_build" / "results") / code()
+    state = code()
+    kept = (kept or results.DATA.parent / "_build" / "results") / state
     files = {(e.name, key): kept / e.name / f"{_slug(key)}.json" for e in chosen.values() for key in e.units}
     rows = {}
     for place, file in files.items():
@@ -94,7 +95,7 @@ def make(
     def store_if_complete(e: Experiment) -> None:
         if all((e.name, key) in rows for key in e.units):
             table = [row for key in e.units for row in rows[e.name, key]]
-            written.append(results.write(e.name, table, e.about, f"make results ONLY={e.name}", code(), folder))
+            written.append(results.write(e.name, table, e.about, f"make results ONLY={e.name}", state, folder))
             for key in e.units:
                 files[e.name, key].unlink(missing_ok=True)
 
@@ -132,7 +133,12 @@ class Drift:
     column: str
     stored: str
     now: str
-    errors: float  # the difference in standard errors of the row's mean; inf where there is none
+    errors: float  # the difference in standard errors; inf where the row has none
+
+    @property
+    def serious(self) -> bool:
+        """Beyond what other rounding errors can do to a mean over seeds whose single runs are chaotic."""
+        return self.errors > 5
 
     def __str__(self) -> str:
         size = f" ({self.errors:.2g} standard errors)" if math.isfinite(self.errors) else ""
@@ -164,9 +170,12 @@ def _same(a: str, b: str) -> bool:
 
 
 def _errors(row: Mapping[str, str], column: str, now: str) -> float:
+    """Standard errors of a mean; those of an outer quantile are 2.7 times as large (normal law), of a share at most 1/2."""
+    wide = 2.7 if column in ("sd", "central_low", "central_high") else 1.0
+    share = column.endswith(("_wins", "_ties"))
     try:
-        n, sd = float(row["n"]), float(row.get("sd", 0.5))  # without sd: a share, at most 1/2
-        return abs(float(row[column]) - float(now)) / (sd / n**0.5)
+        n, sd = float(row["n"]), 0.5 if share else float(row.get("sd", 0.5))
+        return abs(float(row[column]) - float(now)) / (wide * sd / n**0.5)
     except (KeyError, ValueError, ZeroDivisionError):
         return math.inf
 

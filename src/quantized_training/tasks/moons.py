@@ -9,7 +9,9 @@ the integers with |c|_1 <= H and |c|_1 - H even. `losses_of_all` goes through th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
@@ -153,6 +155,69 @@ def losses_of_all(hidden: int, x: Tensor, y: Tensor, chunk: int = 2**22) -> tupl
     signed = features(x) * y[:, None]
     parts = c.to(x).split(max(1, chunk // len(x)))
     return c, torch.cat([softplus(-(part @ signed.mT)).mean(-1) for part in parts])
+
+
+def neurons(levels: Levels) -> Tensor:
+    """All functions a relu(W x) of one neuron with weights on the levels, as rows (s, v_1, v_2) of s relu(v x): (N, 3).
+
+    s is the sign of a and v = |a| W, which is the same function. The zero function is (1, 0, 0).
+    """
+    a, w1, w2 = levels.vectors(3, torch.float64).unbind(1)
+    rows = torch.stack([a.sign(), a.abs() * w1, a.abs() * w2], 1)
+    rows[(rows[:, 0] == 0) | (rows[:, 1:] == 0).all(1)] = torch.tensor([1.0, 0.0, 0.0], dtype=rows.dtype)
+    return rows.unique(dim=0)
+
+
+def _outputs(rows: Tensor, x: Tensor) -> Tensor:
+    """s relu(v x) of the neurons rows (N, 3) at the points x (n, 2): (N, n)."""
+    return rows[:, :1] * torch.relu(rows[:, 1:] @ x.mT)
+
+
+def neuron_weights(rows: Tensor) -> Tensor:
+    """Real weights (3H,) of the network whose neurons are the rows (s, v_1, v_2), (H, 3): W = v, a = s."""
+    return torch.cat([rows[:, 1:].flatten(), rows[:, 0]])
+
+
+def best_of_all(levels: Levels, hidden: int, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+    """The smallest loss of all networks with weights on the levels on one data set x (n, 2), y (n,), and its neurons.
+
+    Goes through all combinations of `neurons`, which takes N^hidden / hidden! steps on n points. For one bit
+    `losses_of_all` is faster.
+    """
+    rows = neurons(levels)
+    signed = _outputs(rows, x) * y
+    best, which = math.inf, ()
+    for chosen in combinations_with_replacement(range(len(rows)), hidden - 1):
+        last = chosen[-1] if chosen else 0  # the others are no larger, so that every combination comes once
+        losses = softplus(-(signed[list(chosen)].sum(0) + signed[last:])).mean(-1)
+        if losses.min() < best:
+            best, which = losses.min().item(), (*chosen, last + int(losses.argmin()))
+    return best, rows[list(which)]
+
+
+def best_by_exchange(
+    levels: Levels, hidden: int, x: Tensor, y: Tensor, starts: int, seed: int = 0
+) -> tuple[float, Tensor]:
+    """A network that no exchange of one neuron improves, the best one from several random starts: its loss and neurons.
+
+    An upper bound of the smallest loss, for levels with too many networks for `best_of_all`.
+    """
+    rows = neurons(levels)
+    signed, g = _outputs(rows, x) * y, torch.Generator().manual_seed(seed)
+    best, which = math.inf, None
+    for _ in range(starts):
+        chosen, now = torch.randint(0, len(rows), (hidden,), generator=g), math.inf
+        while True:
+            before = now
+            for j in range(hidden):
+                others = signed[chosen].sum(0) - signed[chosen[j]]
+                losses = softplus(-(others + signed)).mean(-1)
+                chosen[j], now = losses.argmin(), losses.min().item()
+            if now >= before - 1e-12:
+                break
+        if now < best:
+            best, which = now, rows[chosen]
+    return best, which
 
 
 def scores(w: Tensor, ensemble: Ensemble, levels: Levels = BINARY) -> dict[str, Tensor]:
