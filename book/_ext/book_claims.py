@@ -31,6 +31,7 @@ from quantized_training import results
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "data" / "paper" / "claims.yml"
+STORED = ROOT / "data" / "results"
 VERDICTS, SOURCES = results.VERDICTS, results.SOURCES
 NAMES = {"paper": "Paper", "report": "Internship report"}
 LOG = logging.getLogger(__name__)
@@ -176,18 +177,22 @@ def _tabular(widths: dict[str, int], lines: list, kinds: list[list[str]], classe
 
 def _measured(row: dict, env) -> str:
     """What the stored row says that a claim names: mean, interval of the mean and number of seeds."""
-    folder = FILE.parents[1] / "results"
-    found = results.measured(row, folder)
-    if found is None:
+    if "results" not in row:
         return ""
-    env.note_dependency(str(folder / f"{row['results']['name']}.csv"))
+    env.note_dependency(str(STORED / f"{row['results']['name']}.csv"))
+    return _words(row["id"])
+
+
+@functools.cache  # each row is shown on two pages
+def _words(name: str) -> str:
+    found = results.measured(next(row for row in claims() if row["id"] == name), STORED)
     return f"{found['mean']:.4f} (95 % interval {found['low']:.4f} to {found['high']:.4f}; {found['n']} seeds)"
 
 
 def _parts(rows: list[dict]) -> list[tuple[str, str]]:
-    """(source, section) of the rows in the sources' own order: sections, then appendices."""
+    """(source, section) of the rows in the sources' own order: abstract, sections, appendices."""
     parts = {(row["source"], row["section"]) for row in rows}
-    return sorted(parts, key=lambda p: (SOURCES.index(p[0]), not p[1][0].isdigit(), p[1]))
+    return sorted(parts, key=lambda p: (SOURCES.index(p[0]), p[1] != "Abstract", not p[1][0].isdigit(), p[1]))
 
 
 def _section(section: str) -> str:
