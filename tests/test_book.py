@@ -544,6 +544,68 @@ def test_figure_without_words_fails_the_build_each_time(project, monkeypatch):
         assert "no text alternative" in done.stdout + done.stderr
 
 
+CLAIM = """- id: a
+  item: Statement
+  about: of a sample
+  section: "1"
+  printed: It is so.
+  verdict: holds
+  right: As printed.
+  see: sample
+"""
+
+
+def test_page_that_hides_its_claims_fails_the_build(project, monkeypatch):
+    path = project.root / "data" / "paper" / "claims.yml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(CLAIM)
+    project.write("(sample)=\n## Evidence\n\nNothing to see.\n")
+    done = project.build(monkeypatch)
+    assert done.returncode != 0
+    assert "rows a name this page as their evidence" in done.stdout + done.stderr
+    project.write("(sample)=\n## Evidence\n\n:::{claims}\n:prefix: sam\n:::\n\n:::{claims}\n:::\n")
+    done = project.build(monkeypatch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    path.write_text(CLAIM.replace("about: of a sample", "about: '`code`'"))
+    assert "plain words" in project.build(monkeypatch).stderr
+    path.unlink()
+
+
+def test_claims_run_the_notebooks_again_that_read_them_and_no_others(project, monkeypatch):
+    path = project.root / "data" / "paper" / "claims.yml"
+
+    def set_claim(about: str):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(CLAIM.replace("of a sample", about))
+
+    set_claim("first")
+    toc = project.root / "_toc.yml"
+    before = toc.read_text()
+    toc.write_text(before + "- file: notebooks/02_reader\n")
+    project.write(VALUE_CELL)
+    reader = cell(f"claims = lambda: open({str(path)!r}).read()\nprint(claims().split('section')[0])")
+    (project.root / "notebooks" / "02_reader.md").write_text(HEADER + reader)
+    assert project.build(monkeypatch).returncode == 0
+    page = project.html / "notebooks" / "02_reader.html"
+    assert "about: first" in page.read_text()
+    assert "2 unchanged" in project.build(monkeypatch).stdout
+
+    set_claim("second")
+    done = project.build(monkeypatch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 notebooks, 1 unchanged" in done.stdout
+    assert "about: second" in page.read_text()
+
+    set_claim("third")
+    plain = project.plain_build(monkeypatch)
+    assert plain.returncode == 0, plain.stdout + plain.stderr
+    assert "about: third" in page.read_text()
+    assert "01_sample: Executing notebook" not in (said := plain.stdout + plain.stderr)
+    assert "Executing notebook" in said
+    path.unlink()
+    toc.write_text(before)
+
+
 @pytest.mark.parametrize("changed", ["src/tiny.py", "data/results/new.csv", "requirements.lock"])
 def test_fingerprint_sees_a_change(project, changed):
     before = fingerprint(project.root)
@@ -555,6 +617,8 @@ def test_fingerprint_sees_a_change(project, changed):
 
 def test_fingerprint_ignores_leftovers(project):
     before = fingerprint(project.root)
+    (claims := project.root / "data" / "paper" / "claims.yml").parent.mkdir(exist_ok=True)
+    claims.write_text("- other")
     for name in ("src/__pycache__", "src/tiny.egg-info"):
         (project.root / name).mkdir()
         (project.root / name / "leftover").write_text("x")

@@ -2,6 +2,9 @@
 
 jupyter-cache recognises a notebook by its code cells alone, so a changed `src/` would go on showing old outputs. Here
 the cache folder is named after everything else that the outputs depend on; book/build.py uses the same name.
+
+One file is not part of that name, because it is edited often and few notebooks read it: data/paper/claims.yml. A notebook that
+calls `claims()` is dropped from the cache when that file has changed.
 """
 
 from __future__ import annotations
@@ -12,9 +15,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from jupyter_cache import get_cache
+
 INPUTS = ("src", "data", "requirements.lock")  # what the notebooks' outputs depend on
 LOOK = ("book/_ext", "book/_static")  # what every page depends on
 IGNORED = ("__pycache__", ".egg-info", ".ipynb_checkpoints", ".DS_Store")
+CLAIMS, READS_CLAIMS = "data/paper/claims.yml", "claims()"
 
 
 def fingerprint(root: Path, inputs: tuple[str, ...] = INPUTS) -> str:
@@ -24,7 +30,7 @@ def fingerprint(root: Path, inputs: tuple[str, ...] = INPUTS) -> str:
         base = root / name
         for path in sorted(base.rglob("*")) if base.is_dir() else [base]:
             relative = path.relative_to(root).as_posix()
-            if path.is_file() and not any(part in relative for part in IGNORED):
+            if path.is_file() and relative != CLAIMS and not any(part in relative for part in IGNORED):
                 digest.update(f"\0{relative}\0{path.stat().st_size}\0".encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -48,8 +54,31 @@ def remove_old_caches(current: Path) -> None:
             shutil.rmtree(folder)
 
 
+def forget_claims(root: Path, folder: Path) -> None:
+    """Drop the notebooks that read the claims from the cache `folder` when the claims are not those it was last used with."""
+    path, note = root / CLAIMS, folder / "claims.sha256"
+    now = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+    if note.exists() and note.read_text() == now:
+        return
+    if folder.exists():
+        cache = get_cache(folder)
+        for record in cache.list_cache_records():
+            notebook = cache.get_cache_bundle(record.pk).nb
+            if any(READS_CLAIMS in cell.source for cell in notebook.cells if cell.cell_type == "code"):
+                cache.remove_cache(record.pk)
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(now)
+
+
+def _depend_on_claims(app, docname: str, source: list[str]) -> None:
+    """Sphinx reads a notebook again, too, when the claims that it reads have changed."""
+    if READS_CLAIMS in source[0]:
+        app.env.note_dependency(str(Path(app.srcdir) / CLAIMS))
+
+
 def _configure(app, config) -> None:
     current = cache_folder(Path(app.srcdir), Path(app.outdir).parent)
+    forget_claims(Path(app.srcdir), current)
     config.nb_execution_cache_path = str(current)
     config.book_fingerprint = current.name + fingerprint(Path(app.srcdir), LOOK)
     remove_old_caches(current)
@@ -63,4 +92,5 @@ def _configure(app, config) -> None:
 def setup(app) -> dict:
     app.add_config_value("book_fingerprint", "", "env")  # "env": pages are read again when it changes
     app.connect("config-inited", _configure)
+    app.connect("source-read", _depend_on_claims)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

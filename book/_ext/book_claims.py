@@ -1,4 +1,4 @@
-"""The claims file (book/claims.yml) on the pages: a badge where an item is treated, and tables of verdicts.
+"""The claims file (data/paper/claims.yml) on the pages: a badge where an item is treated, and tables of verdicts.
 
     {claim}`eq-13`            "Equation (13): holds", linked to its row on the errata page
 
@@ -6,45 +6,40 @@
     :prefix: mj-
     :::
 
-Without a prefix the directive shows every row in full, by section of the paper: the errata page. With the option `counts`
-it says how many rows have which verdict.
+Without a prefix the directive shows every row in full, by source and section: the errata page. With the option `counts` it
+says how many rows have which verdict; with `table` it is a table of all rows with printed and measured numbers, which can be
+filtered (book/_static/claims.js).
+
+A page that is the evidence of a row (has its label `see`) must show the row, by its badge or in such a table: the build warns.
 """
 
 from __future__ import annotations
 
 import functools
+import html
+import re
 from pathlib import Path
 
-import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx import addnodes
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-FILE = Path(__file__).resolve().parents[1] / "claims.yml"
-VERDICTS = ("holds", "holds under a stated reading", "does not hold", "cannot be decided")
-FIELDS = {"id", "item", "about", "section", "printed", "verdict", "right", "why", "see", "test"}
-OPTIONAL = {"why", "test"}
+from quantized_training import results
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "data" / "paper" / "claims.yml"
+STORED = ROOT / "data" / "results"
+VERDICTS, SOURCES = results.VERDICTS, results.SOURCES
+NAMES = {"paper": "Paper", "report": "Internship report"}
+LOG = logging.getLogger(__name__)
 
 
 @functools.cache  # a page may carry dozens of badges
-def claims(file: Path = FILE) -> list[dict[str, str]]:
-    """The rows of the claims file, in its order; raises ValueError for a row that lacks something."""
-    rows = yaml.safe_load(file.read_text())
-    for row in rows:
-        if missing := FIELDS - OPTIONAL - row.keys():
-            raise ValueError(f"{file.name}: {row.get('id', row)} lacks {sorted(missing)}")
-        if unknown := row.keys() - FIELDS:
-            raise ValueError(f"{file.name}: {row['id']} has unknown fields {sorted(unknown)}")
-        if row["verdict"] not in VERDICTS:
-            raise ValueError(f"{file.name}: {row['id']}: verdict {row['verdict']!r} is not one of {VERDICTS}")
-        if any("$" in row[field] or "`" in row[field] for field in ("item", "about")):
-            raise ValueError(f"{file.name}: {row['id']}: item and about are plain words, without formulas or code")
-    ids = [row["id"] for row in rows]
-    if double := {i for i in ids if ids.count(i) > 1}:
-        raise ValueError(f"{file.name}: more than one row for {sorted(double)}")
-    return rows
+def claims() -> list[dict]:
+    return results.claims(FILE)
 
 
 def _anchor(row: dict) -> str:
@@ -65,6 +60,13 @@ def _badge(verdict: str, content: nodes.Node | None = None) -> nodes.inline:
     return nodes.inline("", "", content or nodes.Text(verdict), classes=["claim", f"claim-{VERDICTS.index(verdict)}"])
 
 
+def _shown(env) -> dict[str, set[str]]:
+    """Page -> what it shows: ids of rows (badges), and prefixes of labels ending in "*" (tables)."""
+    if not hasattr(env, "book_claims_shown"):
+        env.book_claims_shown = {}
+    return env.book_claims_shown
+
+
 class ClaimRole(SphinxRole):
     def run(self):
         self.env.note_dependency(str(FILE))
@@ -72,12 +74,13 @@ class ClaimRole(SphinxRole):
         if row is None:
             message = self.inliner.reporter.error(f"no row {self.text!r} in {FILE.name}", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
+        _shown(self.env).setdefault(self.env.docname, set()).add(self.text)
         text = nodes.inline("", f"{row['item']}: {row['verdict']}")
         return [_badge(row["verdict"], _link(_anchor(row), text, self.env.docname))], []
 
 
 class ClaimsDirective(SphinxDirective):
-    option_spec = {"prefix": str, "counts": directives.flag}
+    option_spec = {"prefix": str, "counts": directives.flag, "table": directives.flag}
 
     def run(self):
         self.env.note_dependency(str(FILE))
@@ -86,15 +89,18 @@ class ClaimsDirective(SphinxDirective):
             plural = ("hold", "hold under a stated reading", "do not hold", "cannot be decided")
             numbers = ", ".join(f"**{n}** {words}" for n, words in zip(_counts(rows), plural, strict=True))
             return self._text(f"Of {len(rows)} statements checked so far: {numbers}.")
-        if prefix := self.options.get("prefix"):
+        prefix = self.options.get("prefix", "")
+        _shown(self.env).setdefault(self.env.docname, set()).add(f"{prefix}*")
+        if "table" in self.options:
+            return [nodes.raw("", _filters(rows), format="html"), self._table(rows)]
+        if prefix:
             return [self._short([row for row in rows if row["see"].startswith(prefix)])]
         result: list[nodes.Node] = [nodes.raw("", _filter(rows), format="html")]
-        # the sections of the paper, its appendices, and then other sources
-        order = sorted({row["section"] for row in rows}, key=lambda s: (0 if s[0].isdigit() else min(len(s), 2), s))
-        for section in order:
-            kind = "Section " if section[0].isdigit() else "Appendix " if len(section) == 1 else ""
-            result.append(nodes.rubric("", kind + section))
-            result += [self._full(row) for row in rows if row["section"] == section]
+        for source, section in _parts(rows):
+            own = "" if source == SOURCES[0] else f"{_name(source)}, "
+            title = own + _section(section)
+            result.append(nodes.rubric("", title[0].upper() + title[1:]))
+            result += [self._full(row) for row in rows if (row["source"], row["section"]) == (source, section)]
         return result
 
     def _text(self, markdown: str) -> list[nodes.Node]:
@@ -102,22 +108,38 @@ class ClaimsDirective(SphinxDirective):
         self.state.nested_parse(StringList(markdown.strip().splitlines(), FILE.name), 0, holder)
         return holder.children
 
+    def _item(self, row: dict, source: bool = False) -> nodes.paragraph:
+        item = nodes.paragraph("", "", _link(_anchor(row), nodes.inline("", row["item"]), self.env.docname))
+        item += nodes.Text(f", {row['about']}" + f" ({_name(row['source'])})" * source)
+        return item
+
     def _short(self, rows: list[dict]) -> nodes.table:
         """A table: item, verdict, what is right, and where on the page."""
-        table = nodes.table(classes=["claims"])
-        group = nodes.tgroup("", *[nodes.colspec(colwidth=w) for w in (18, 14, 48, 20)], cols=4)
-        titles = ("item", "verdict", "what is right", "shown in")
-        head = nodes.row("", *[nodes.entry("", nodes.paragraph("", title)) for title in titles])
-        body = nodes.tbody()
+        lines, mixed = [], len({row["source"] for row in rows}) > 1
         for row in rows:
-            item = nodes.paragraph("", "", _link(_anchor(row), nodes.inline("", row["item"]), self.env.docname))
-            item += nodes.Text(f", {row['about']}")
             place = nodes.paragraph("", "", _link(row["see"], None, self.env.docname))
-            cells = ([item], [nodes.paragraph("", "", _badge(row["verdict"]))], self._text(row["right"]), [place])
-            body += nodes.row("", *[nodes.entry("", *cell) for cell in cells])
-        group += [nodes.thead("", head), body]
-        table += group
-        return table
+            verdict = nodes.paragraph("", "", _badge(row["verdict"]))
+            item = self._item(row, mixed and row["source"] != SOURCES[0])
+            lines.append(([item], [verdict], self._text(row["right"]), [place]))
+        widths = {"item": 18, "verdict": 14, "what is right": 48, "shown in": 20}
+        return _tabular(widths, lines, [[]] * len(rows), ["claims"])
+
+    def _table(self, rows: list[dict]) -> nodes.table:
+        """Every row: item, printed and measured number, verdict, evidence; the classes of a line are what it is filtered by."""
+        lines, kinds = [], []
+        for source, section in _parts(rows):
+            for row in rows:
+                if (row["source"], row["section"]) != (source, section):
+                    continue
+                where = nodes.paragraph("", f"{_name(source)}, {_section(section)}")
+                number = nodes.paragraph("", f"{row['value']:g}" if "value" in row else "")
+                measured = nodes.paragraph("", _measured(row, self.env))
+                verdict = nodes.paragraph("", "", _badge(row["verdict"]))
+                place = nodes.paragraph("", "", _link(row["see"], None, self.env.docname))
+                lines.append(([self._item(row)], [where], [number], [measured], [verdict], [place]))
+                kinds.append(["claim-line", f"verdict-{VERDICTS.index(row['verdict'])}", *_classes(source, section)])
+        widths = {"item": 28, "source": 14, "printed": 8, "measured": 18, "verdict": 14, "evidence": 18}
+        return _tabular(widths, lines, kinds, ["claims", "claims-all"])
 
     def _full(self, row: dict) -> nodes.container:
         """One row of the errata: as printed, what is right, why, and what checks it."""
@@ -131,6 +153,8 @@ class ClaimsDirective(SphinxDirective):
                 content = self._text(row[field])
                 content[0].insert(0, nodes.emphasis("", f"{name}: "))
                 box += content
+        if measured := _measured(row, self.env):
+            box += nodes.paragraph("", "", nodes.emphasis("", "Measured: "), nodes.Text(measured))
         checked = nodes.paragraph("", "", nodes.emphasis("", "Checked in: "), _link(row["see"], None, self.env.docname))
         if row.get("test"):
             checked += [nodes.Text("; "), nodes.literal("", row["test"])]
@@ -138,22 +162,134 @@ class ClaimsDirective(SphinxDirective):
         return box
 
 
+def _tabular(widths: dict[str, int], lines: list, kinds: list[list[str]], classes: list[str]) -> nodes.table:
+    """A docutils table: column title -> width, the cells of each line, and the classes of each line."""
+    table = nodes.table(classes=classes)
+    group = nodes.tgroup("", *[nodes.colspec(colwidth=w) for w in widths.values()], cols=len(widths))
+    head = nodes.row("", *[nodes.entry("", nodes.paragraph("", title)) for title in widths])
+    body = nodes.tbody()
+    for cells, kind in zip(lines, kinds, strict=True):
+        body += nodes.row("", *[nodes.entry("", *cell) for cell in cells], classes=kind)
+    group += [nodes.thead("", head), body]
+    table += group
+    return table
+
+
+def _measured(row: dict, env) -> str:
+    """What the stored row says that a claim names: mean, interval of the mean and number of seeds."""
+    if "results" not in row:
+        return ""
+    env.note_dependency(str(STORED / f"{row['results']['name']}.csv"))
+    return _words(row["id"])
+
+
+@functools.cache  # each row is shown on two pages
+def _words(name: str) -> str:
+    found = results.measured(next(row for row in claims() if row["id"] == name), STORED)
+    return f"{found['mean']:.4f} (95 % interval {found['low']:.4f} to {found['high']:.4f}; {found['n']} seeds)"
+
+
+def _parts(rows: list[dict]) -> list[tuple[str, str]]:
+    """(source, section) of the rows in the sources' own order: abstract, sections, appendices."""
+    parts = {(row["source"], row["section"]) for row in rows}
+    return sorted(parts, key=lambda p: (SOURCES.index(p[0]), p[1] != "Abstract", not p[1][0].isdigit(), p[1]))
+
+
+def _section(section: str) -> str:
+    if section[0].isdigit():
+        return f"section {section}"
+    return f"appendix {section}" if len(section) == 1 else section
+
+
+def _name(source: str) -> str:
+    return NAMES.get(source, source)
+
+
+def _classes(source: str, section: str) -> list[str]:
+    source, section = (re.sub(r"[^a-z0-9]+", "-", words.lower()) for words in (source, section))
+    return [f"part-{source}", f"part-{source}-{section}"]
+
+
 def _counts(rows: list[dict]) -> list[int]:
     return [sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS]
 
 
+def _option(value: str, words: str) -> str:
+    return f'<option value="{html.escape(value)}">{html.escape(words)}</option>'
+
+
 def _filter(rows: list[dict]) -> str:
     options = "".join(
-        f'<option value="{i}">what {v} ({n})</option>'
+        _option(f"claim-row-{i}", f"what {v} ({n})")
         for i, (v, n) in enumerate(zip(VERDICTS, _counts(rows), strict=True))
     )
     return (
-        '<p class="claims-filter"><label for="claims-filter">Show</label> <select id="claims-filter">'
-        f'<option value="">all items ({len(rows)})</option>{options}</select> <output for="claims-filter"></output></p>'
+        '<p class="claims-filter" data-rows=".claim-row"><label for="claims-filter">Show</label> '
+        f'<select id="claims-filter">{_option("", f"all items ({len(rows)})")}{options}</select> '
+        '<output for="claims-filter"></output></p>'
     )
+
+
+def _filters(rows: list[dict]) -> str:
+    """The controls of the table: verdict, source and section, words."""
+    verdicts = "".join(
+        _option(f"verdict-{i}", f"{v} ({n})") for i, (v, n) in enumerate(zip(VERDICTS, _counts(rows), strict=True))
+    )
+    groups = ""
+    for source in SOURCES:
+        sections = [section for s, section in _parts(rows) if s == source]
+        if sections:
+            count = sum(row["source"] == source for row in rows)
+            inner = _option(_classes(source, "")[0], f"{_name(source)}: all ({count})")
+            for section in sections:
+                own = [row for row in rows if (row["source"], row["section"]) == (source, section)]
+                inner += _option(_classes(source, section)[1], f"{_name(source)}, {_section(section)} ({len(own)})")
+            groups += f'<optgroup label="{html.escape(_name(source))}">{inner}</optgroup>'
+    return (
+        '<div class="claims-filter figure-controls" data-rows=".claim-line">'
+        '<span class="figure-control"><label for="claims-verdict">Verdict</label>'
+        f'<select id="claims-verdict">{_option("", "any")}{verdicts}</select></span>'
+        '<span class="figure-control"><label for="claims-part">Source</label>'
+        f'<select id="claims-part">{_option("", "any")}{groups}</select></span>'
+        '<span class="figure-control figure-text"><label for="claims-words">Words</label>'
+        '<input type="text" id="claims-words" autocomplete="off" spellcheck="false"></span>'
+        '<output for="claims-verdict claims-part claims-words"></output></div>'
+    )
+
+
+def _check(app, env) -> None:
+    """A page with rows shows them."""
+    if not FILE.exists():
+        return
+    pages = {label: page for label, (page, _) in env.get_domain("std").anonlabels.items()}
+    silent: dict[str, list[str]] = {}
+    for row in claims():
+        page = pages.get(row["see"].lower())  # a label that does not exist: the link of the errata warns
+        if page is None:
+            continue
+        shown = _shown(env).get(page, set())
+        if row["id"] not in shown and not any(s[-1] == "*" and row["see"].startswith(s[:-1]) for s in shown):
+            silent.setdefault(page, []).append(row["id"])
+    for page, ids in silent.items():
+        LOG.warning(
+            f"{FILE.name}: rows {', '.join(ids)} name this page as their evidence, but it shows neither their badge nor a "
+            "table of claims with them",
+            location=page,
+        )
+
+
+def _purge(app, env, docname: str) -> None:
+    _shown(env).pop(docname, None)
+
+
+def _merge(app, env, docnames, other) -> None:
+    _shown(env).update({name: _shown(other)[name] for name in docnames if name in _shown(other)})
 
 
 def setup(app) -> dict:
     app.add_role("claim", ClaimRole())
     app.add_directive("claims", ClaimsDirective)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("env-purge-doc", _purge)
+    app.connect("env-merge-info", _merge)
+    app.connect("env-check-consistency", _check)
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 1}
