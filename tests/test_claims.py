@@ -159,6 +159,11 @@ def test_the_rule_for_measured_numbers(value, verdict, n, words):
     assert (found is None) if words is None else words in found
 
 
+def test_a_number_between_two_groups_of_seeds_is_outside():
+    assert results.inside(0.45, STORED | {"near": 0.01})
+    assert not results.inside(0.45, STORED | {"near": 0})
+
+
 def test_a_diverged_experiment_contains_no_number():
     assert not results.inside(0.45, {"central_low": float("nan"), "central_high": float("nan")})
 

@@ -188,3 +188,18 @@ def test_unknown_names_say_what_there_is():
     command = [sys.executable, "-m", "quantized_training.experiments", "check", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0 and "no experiment nothing" in done.stderr
+
+
+@pytest.mark.parametrize("name", list(experiments.experiments()))
+def test_a_unit_recomputed_in_full_gives_what_is_stored(name):
+    """One unit of every stored table, all its seeds; among them the rows behind the claims' printed numbers."""
+    ran, drifts = experiments.check({name: experiments.experiments()[name]}, sample=1, seed=5)
+    assert ran == 1
+    assert [str(d) for d in drifts if d.serious] == []
+    if results.provenance(name)["hardware"] == results.hardware() and drifts:
+        print(f"{len(drifts)} numbers differ within the noise of the seeds: another processor rounds otherwise")
+
+
+def test_every_measured_claim_rests_on_an_experiment_that_can_be_recomputed():
+    named = {claim["results"]["name"] for claim in results.claims() if "results" in claim}
+    assert named <= set(experiments.experiments()) and len(named) >= 3

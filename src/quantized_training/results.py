@@ -348,7 +348,13 @@ def measured(claim: Mapping, folder: Path | None = None) -> dict[str, Value] | N
 
 
 def inside(value: float, stored_row: Row) -> bool:
-    """Whether a printed number lies in the central 95 % of the seeds of a stored row, give or take half a unit of its last digit."""
+    """Whether a printed number lies in the central 95 % of the seeds of a stored row, give or take half a unit of its last digit.
+
+    Where seeds fall into groups that says little: a row may have a column `near`, the share of seeds close to the number, and
+    a number that no seed comes near is outside.
+    """
+    if float(stored_row.get("near", 1)) == 0:
+        return False
     decimals = len(repr(value).partition(".")[2]) if isinstance(value, float) and "e" not in repr(value) else 0
     half = 0.5 * 10.0**-decimals
     return float(stored_row["central_low"]) - half <= value <= float(stored_row["central_high"]) + half
@@ -358,7 +364,7 @@ def contradiction(claim: Mapping, stored_row: Row) -> str | None:
     """What is wrong with a verdict on a printed number, given the stored row that the claim names; None if nothing is.
 
     The rule: a number holds (as printed, or under the reading that the row measures) when it lies in the central 95 % of
-    at least 256 seeds, and does not hold when it lies outside.
+    at least 256 seeds (see `inside`), and does not hold when it lies outside.
     """
     if claim["verdict"] == VERDICTS[3]:
         return None
