@@ -160,8 +160,9 @@ def test_the_rule_for_measured_numbers(value, verdict, n, words):
 
 
 def test_a_number_between_two_groups_of_seeds_is_outside():
-    assert results.inside(0.45, STORED | {"near": 0.01})
-    assert not results.inside(0.45, STORED | {"near": 0})
+    assert results.inside(0.45, STORED | {"printed": 0.45, "near": 0.01})
+    assert not results.inside(0.45, STORED | {"printed": 0.45, "near": 0})
+    assert results.inside(0.45, STORED | {"near": 0})  # near something else
 
 
 def test_a_diverged_experiment_contains_no_number():

@@ -74,17 +74,18 @@ def ends(
 ) -> np.ndarray:
     """Where a method ends on [-1, 1] from 0 on gradients `first`, `second`, then `rest`, with constant step eta; arrays (n,).
 
-    method: "Adam" (beta1 = 0), "AMSGrad" or "SGD". Raises ValueError for another one.
+    method: "Adam" (beta1 = 0), "AMSGrad", "AdaGrad" or "SGD". Raises ValueError for another one.
     """
-    if method not in ("Adam", "AMSGrad", "SGD"):
-        raise ValueError(f"method={method!r}: allowed are Adam, AMSGrad, SGD")
-    w, v, largest = np.zeros_like(first), np.zeros_like(first), np.zeros_like(first)
+    if method not in ("Adam", "AMSGrad", "AdaGrad", "SGD"):
+        raise ValueError(f"method={method!r}: allowed are Adam, AMSGrad, AdaGrad, SGD")
+    w, v, largest, total = (np.zeros_like(first) for _ in range(4))
     for t in range(1, steps + 1):
         phase = t % period
         g = np.where(phase == 1, first, np.where(phase == 2, second, rest))
         v = beta2 * v + (1 - beta2) * g * g
         largest = np.maximum(largest, v)
-        scale = {"Adam": v, "AMSGrad": largest, "SGD": np.ones_like(v)}[method]
+        total += g * g
+        scale = {"Adam": v, "AMSGrad": largest, "AdaGrad": total, "SGD": np.ones_like(v)}[method]
         w = np.clip(w - eta * g / np.sqrt(np.maximum(scale, 1e-300)), -1, 1)
     return w
 

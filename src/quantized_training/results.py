@@ -350,10 +350,10 @@ def measured(claim: Mapping, folder: Path | None = None) -> dict[str, Value] | N
 def inside(value: float, stored_row: Row) -> bool:
     """Whether a printed number lies in the central 95 % of the seeds of a stored row, give or take half a unit of its last digit.
 
-    Where seeds fall into groups that says little: a row may have a column `near`, the share of seeds close to the number, and
-    a number that no seed comes near is outside.
+    Where seeds fall into groups that says little: a row may have the columns `printed` and `near`, the share of seeds close to
+    the printed number, and a number that no seed comes near is outside.
     """
-    if float(stored_row.get("near", 1)) == 0:
+    if "printed" in stored_row and float(stored_row["near"]) == 0:
         return False
     decimals = len(repr(value).partition(".")[2]) if isinstance(value, float) and "e" not in repr(value) else 0
     half = 0.5 * 10.0**-decimals
