@@ -10,7 +10,7 @@ import torch
 from quantized_training import PHI, PSI
 from quantized_training.experiments import tables
 from quantized_training.results import DATA, read
-from quantized_training.tasks import logistic
+from quantized_training.tasks import logistic, moons
 from quantized_training.tasks.ensembles import ANNEALING, codebook, methods, train
 
 
@@ -37,6 +37,18 @@ def test_the_printed_schedule_is_legal_only_late(constraint, limit, epoch):
     for bits in (2, 4):
         assert constraint.largest_epsilon(codebook(bits)) == pytest.approx(limit)
     assert ANNEALING(epoch - 1) >= limit > ANNEALING(epoch)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "fails"),
+    [("ASkewSGD", 2, False), ("ASkewSGD", 4, True), ("Modified ASkewSGD", 2, True), ("Modified ASkewSGD", 4, True)],
+)
+def test_a_push_of_4_is_too_strong_for_levels_1_apart(name, bits, fails):
+    """Task II with epsilon as stated: who ends worse than a network of zeros, with alpha = 4 and 0.1."""
+    e, levels = moons.draw(64), codebook(bits)
+    found = train({alpha: methods(alpha, bits)[name] for alpha in (4.0, 0.1)}, e, record=False)
+    worse = {a: (moons.loss(levels.nearest(w), e.x, e.y) > math.log(2)).double().mean() for a, w in found.items()}
+    assert (worse[4.0] > 0.1) == fails and worse[0.1] < 0.05
 
 
 def test_stored_tables_say_what_the_page_says_of_them():

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from quantized_training import PHI, PSI, SGDA, Levels, results
+from quantized_training import PHI, PSI, SGDA, Levels, QuantizedOptimizer, results
 from quantized_training.experiments import sensitivity as se
 from quantized_training.tasks import moons
 from quantized_training.tasks.ensembles import ANNEALING, BINARY, train
@@ -236,6 +236,37 @@ def test_sgda_defaults_are_what_the_rule_chooses():
 def test_sgda_default_epsilon_is_legal_for_any_levels():
     for levels, epsilon in ((BINARY, 0.5), (Levels.integers(bits=2), 0.125), (Levels((-1.0, 0.0, 3.0)), 0.125)):
         assert SGDA(levels).epsilon == epsilon == PHI.largest_epsilon(levels) / 2
+
+
+def test_sgda_default_epsilon_is_that_of_every_groups_own_levels():
+    """A group whose levels are closer than the method's own trains as with its own default; state_dict restores both."""
+    two_bits, start = Levels.integers(bits=2), torch.tensor([-1.4, -0.6, 0.2, 0.45])
+
+    def optimizer(method, *groups):
+        weights = [torch.nn.Parameter(start.clone()) for _ in groups]
+        return weights, QuantizedOptimizer(
+            torch.optim.SGD([{"params": [w], "levels": g} for w, g in zip(weights, groups, strict=True)], lr=0.1),
+            method,
+        )
+
+    def run(weights, opt, steps=5):
+        for _ in range(steps):
+            for w in weights:
+                w.grad = (w - 0.5).detach()
+            opt.step()
+
+    both, opt = optimizer(SGDA(BINARY, dual_lr=0.5), BINARY, two_bits)
+    (explicit,), other = optimizer(SGDA(two_bits, epsilon=0.125, dual_lr=0.5), two_bits)
+    run(both, opt)
+    again, resumed = optimizer(SGDA(BINARY, dual_lr=0.5), BINARY, two_bits)
+    for w, saved in zip(again, both, strict=True):
+        w.data.copy_(saved)
+    resumed.load_state_dict(opt.state_dict())
+    run(both, opt)
+    run(again, resumed)
+    run([explicit], other, 10)
+    assert torch.equal(both[1], explicit) and opt.state[both[1]]["dual"].max() > 0
+    assert all(torch.equal(a, b) for a, b in zip(both, again, strict=True))
 
 
 # --- Sentences of the page and the claims file, on the stored rows ----------------------------------------------------------------

@@ -120,7 +120,7 @@ class Constraint:
             raise ValueError(
                 f"epsilon={epsilon:g} is not below {largest:g}, the largest legal value of {self.name} ({self.equation}) for "
                 f"levels with smallest gap {min(levels.gaps):g}: the feasible intervals around neighbouring levels would "
-                f"merge. Allowed is 0 < epsilon < {largest:g}; merged=True accepts it and leaves such gaps unconstrained"
+                f"merge. Allowed is 0 < epsilon < {largest:g}; ASkew accepts it with merged=True and leaves such gaps unconstrained"
             )
         return epsilon
 

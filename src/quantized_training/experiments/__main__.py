@@ -60,7 +60,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. Finished units are kept: the same command goes on from here.", file=sys.stderr)
+        kept = " Finished units are kept: the same command goes on from here." if options.command == "make" else ""
+        print(f"\nInterrupted.{kept}", file=sys.stderr)
         return 130
     return 0
 
