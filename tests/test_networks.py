@@ -281,6 +281,32 @@ def test_scaled_groups_are_layers_on_their_own_levels():
     )
 
 
+@pytest.mark.parametrize("quantise", QUANTISE)
+def test_scaled_layers_compute_the_same_on_common_levels(quantise):
+    torch.manual_seed(0)
+    levels, x = Levels.integers(2), torch.randn(4, 3, 8, 8)
+    model = resnet20(width=4, shortcut="projection").eval()
+    before, y = {n: p.detach().clone() for n, p in model.named_parameters()}, model(x)
+    plain = groups(model, quantise, levels, scaled=True)
+    wanted = {n: g["levels"].nearest(before[n]) for g in plain if g["quantize"] for n in g["names"]}
+    rows = summary(groups(model, quantise, levels))
+    factors = networks.scale_layers(model, levels, quantise)
+    torch.testing.assert_close(model(x), y)
+    assert factors == {n.removesuffix(".weight"): least_squares_scale(before[n], levels) for n in wanted}
+    made = groups(model, quantise, levels)
+    assert summary(made) == rows
+    optimizer = QuantizedOptimizer(torch.optim.SGD(made, lr=0.1), ASkew(levels, PSI, epsilon=0.05))
+    with optimizer.quantized():
+        for name, w in wanted.items():
+            torch.testing.assert_close(model.get_submodule(name.removesuffix(".weight")).weight, w)
+    again = resnet20(width=4, shortcut="projection")
+    networks.scale_layers(again, levels, quantise)
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again.eval()(x), y)
+    with pytest.raises(ValueError, match="weight is scaled already"):
+        networks.scale_layers(model, levels, quantise)
+
+
 def test_constants_of_a_method_have_to_fit_scaled_gaps():
     """What the docstring of `groups` warns of."""
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ import os
 import pickle
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,7 +156,7 @@ def test_records_other_than_the_published_ones_are_noted(tmp_path, name):
     write(tmp_path, files)
     images = vision.load(name, tmp_path)
     assert_is(images, data)
-    assert "files as published, by their hash: none" in images.note
+    assert images.note == f"{name}: all files differ from the published ones."
 
 
 def test_only_the_files_that_differ_are_noted(monkeypatch, tmp_path):
@@ -265,8 +266,9 @@ def test_subset_takes_the_first_of_each_class():
         torch.testing.assert_close(part.test_x[part.test_y == c], images.test_x[images.test_y == c][:2])
     assert len(part.train_x) == 50 and len(part.test_y) == 20
     torch.testing.assert_close(images.subset(50).test_x, images.test_x)
-    rows = [images.train_x.flatten(1).tolist().index(x) for x in part.train_x.flatten(1).tolist()]
-    assert rows == sorted(rows)
+    rows = vision._first_of_each(images.train_y, 50, 10, "train")
+    assert rows.tolist() == sorted(rows.tolist())
+    torch.testing.assert_close(part.train_x, images.train_x[rows])
     for n in (0, 55, 1440):
         with pytest.raises(ValueError, match=f"train={n}: allowed are multiples of the 10 classes from 10 to 1410"):
             images.subset(n)
@@ -415,6 +417,19 @@ def test_a_set_is_downloaded_once_and_checked_at_each_use(monkeypatch, server, t
     with pytest.raises(ValueError, match=f"{damaged.name}.* expected {hashes[damaged.name]}"):
         vision.load(name, cache=tmp_path, progress=False)
     assert not damaged.exists()
+
+
+def test_two_at_once_download_once(monkeypatch, server, tmp_path):
+    data = small("cifar-10")
+    files = files_of("cifar-10", 0, data)
+    tar = tar_of(publish(monkeypatch, "cifar-10", 0, files), files)
+    publish(monkeypatch, "cifar-10", 0, files, archives={"a.tar.gz": f"md5:{hashlib.md5(tar).hexdigest()}"})
+    monkeypatch.setitem(vision.SOURCES, "cifar-10", replace(vision.SOURCES["cifar-10"], url=server.url))
+    server.content, server.cut = tar, len(tar) // 3
+    with ThreadPoolExecutor(4) as pool:
+        for images in pool.map(lambda _: vision.load("cifar-10", cache=tmp_path, progress=False), range(4)):
+            assert_is(images, data)
+    assert len(server.asked) in (3, 4)  # the pieces
 
 
 # Real images, where a folder with them is named

@@ -14,11 +14,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
+from torch.nn.utils import parametrize
 
 from ..levels import Levels
 
 SHORTCUTS = ("projection", "identity")
 QUANTISE = ("all", "all but first and last", "3x3 only")
+SCALED = "parametrizations.weight.original"  # what torch calls a layer's weight after `scale_layers`
 
 
 class Block(nn.Module):
@@ -122,7 +124,7 @@ def _kinds(model: nn.Module) -> dict[str, str]:
         raise ValueError(f"{type(model).__name__} has no linear layer and no convolution: there is nothing to quantise")
     names, kinds = list(layers), {}
     for name, parameter in model.named_parameters():
-        layer, _, what = name.rpartition(".")
+        layer, _, what = name.replace(SCALED, "weight").rpartition(".")
         if layer in layers and what == "weight":
             size = getattr(layers[layer], "kernel_size", None)
             kinds[name] = (
@@ -207,7 +209,7 @@ def groups(model: nn.Module, quantise: str = "all", levels: Levels | None = None
     standard deviation sqrt(2 / inputs), 0.02 to 0.3 in a ResNet, a small part of the gap between integer levels. Rounded to
     levels with a 0 nearly all of them are 0 at first, and a method that takes the gradient there stands still; rounded to -1
     and 1 the last layer grows many times. On scaled levels rounding changes the weights as little as possible. The constants of a method (epsilon, clip, dual_max, the regulariser's strength) are
-    measured in units of the weights, so they have to fit the scaled gaps; integer levels on raw weights avoid that.
+    measured in units of the weights, so they have to fit every layer's gap; `scale_layers` avoids that.
 
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError for an
     unknown `quantise`, where it leaves nothing to quantise, and for scaled=True without levels.
@@ -235,6 +237,41 @@ def groups(model: nn.Module, quantise: str = "all", levels: Levels | None = None
                 group["levels"] = levels.scaled(least_squares_scale(parameters[part[0]], levels)) if scaled else levels
             result.append(group)
     return result
+
+
+class Scale(nn.Module):
+    """A fixed positive factor between a layer's parameter and the weight it uses."""
+
+    def __init__(self, factor: float, like: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(factor, dtype=like.dtype, device=like.device))
+
+    def forward(self, v: Tensor) -> Tensor:
+        return self.factor * v
+
+    def right_inverse(self, w: Tensor) -> Tensor:
+        return w / self.factor
+
+
+def scale_layers(model: nn.Module, levels: Levels, quantise: str = "all") -> dict[str, float]:
+    """Scaled levels, written as a scaled layer: each layer that `groups` would quantise uses s v as its weight, v = w / s.
+
+    s is the layer's `least_squares_scale`, kept in the model's state. The network computes what it did before, and w lies on
+    the levels times s exactly where the parameter v lies on `levels`: all layers share one codebook, and one epsilon or clip
+    means the same in each. A gradient step of SGD on v moves w by s^2 times what a step on w would; Adam's by s times.
+    Returns the factors by the layers' names. Make the groups afterwards, with scaled=False. Raises ValueError as `groups`
+    does and for a layer that is scaled already.
+    """
+    factors = {}
+    for group in groups(model, quantise, levels):
+        for name in group["names"] if group["quantize"] else []:
+            layer = name.removesuffix(".weight")
+            if name.endswith(SCALED):
+                raise ValueError(f"{name.removesuffix(SCALED)}weight is scaled already")
+            module = model.get_submodule(layer)
+            factors[layer] = least_squares_scale(module.weight, levels)
+            parametrize.register_parametrization(module, "weight", Scale(factors[layer], module.weight))
+    return factors
 
 
 HEADER = ("Parameters", "Tensors", "Number", "Share", "Quantised", "Levels")

@@ -381,8 +381,8 @@ def _read_layout(name: str, base: Path, layout: Layout, places: dict[str, Path])
         x, y = map(np.concatenate, zip(*pieces, strict=True))
         parts |= {f"{part}_x": torch.from_numpy(x), f"{part}_y": torch.from_numpy(y.astype(np.int64))}
     inexact = _not_exact(base, layout, sizes)
-    which = "none of them is" if len(different) == len(layout.files) else f"not {', '.join(different)}"
-    origin = f"files as published, by their hash: {which}" if different else ""
+    which = "all files" if len(different) == len(layout.files) else f"of the files {', '.join(different)}"
+    origin = f"{which} differ from the published ones" if different else ""
     return Images(name, classes, origin=origin, train_inexact=inexact["train"], test_inexact=inexact["test"], **parts)
 
 
