@@ -284,9 +284,10 @@ def test_class_names():
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; cuts each connection after `cut` bytes of its body (None: never); ranges: answers Range requests."""
+    """Serves `content`; cuts each connection after `cut` bytes of its body (None: never); ranges: answers Range requests;
+    wrong: sends the whole file where the rest is asked for."""
 
-    content, cut, ranges, status = b"", None, True, 200
+    content, cut, ranges, status, wrong = b"", None, True, 200, False
     daemon_threads = True
 
     def handle_error(self, request, address):
@@ -313,9 +314,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(len(content) - (0 if server.wrong else start)))
         self.end_headers()
-        self.wfile.write(content[start:][: server.cut])
+        self.wfile.write(content[0 if server.wrong else start :][: server.cut])
         self.close_connection = True
 
 
@@ -352,6 +353,14 @@ def test_download_starts_again_where_the_server_knows_no_ranges(server, tmp_path
     part.write_bytes(b"x" * 1000)
     vision.Resume(part, progress=False)(server.url, str(out))
     assert out.read_bytes() == CONTENT and len(server.asked) == 1
+
+
+def test_download_starts_again_where_the_server_sends_something_else(server, tmp_path):
+    server.content, server.wrong = CONTENT, True
+    part, out = tmp_path / "a.part", tmp_path / "a"
+    part.write_bytes(CONTENT[:1000])
+    vision.Resume(part, progress=False)(server.url, str(out))
+    assert out.read_bytes() == CONTENT and [r for _, r in server.asked] == ["bytes=1000-", None]
 
 
 def test_download_that_is_complete_or_too_long_already(server, tmp_path):

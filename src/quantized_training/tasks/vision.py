@@ -452,6 +452,9 @@ class Resume:
                 for chunk in answer.iter_content(2**16):
                     file.write(chunk)
                     bar.update(len(chunk))
+        if total.isdigit() and self._size() > int(total):  # not the rest that was asked for
+            self.part.unlink()
+            return False
         return not total.isdigit() or self._size() == int(total)
 
 
