@@ -1,0 +1,143 @@
+"""Quantised weights as they are stored: 1, 2 or 4 bits each, in memory and in a file.
+
+A file is 8 bytes that name the format, the SHA-256 of everything behind it, the length of a JSON header (8 bytes, little
+endian), the header, and the tensors one after the other. The header lists them by name with shape, type and, where a tensor is
+packed, its levels; the other parameters and buffers are stored as they are. With the hash in front, any change is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .levels import Levels
+
+MAGIC = b"QTPACK1\n"
+DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
+DTYPES |= {str(d).removeprefix("torch."): d for d in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)}
+DTYPES["bool"] = torch.bool
+
+
+def bits(levels: Levels) -> int:
+    """Bits per weight: 1 for two levels, 2 for up to four, 4 for up to sixteen. Raises ValueError for more."""
+    for b in (1, 2, 4):
+        if len(levels.values) <= 2**b:
+            return b
+    raise ValueError(f"{len(levels.values)} levels do not fit into 4 bits; allowed are up to 16")
+
+
+def pack(w: Tensor, levels: Levels, name: str = "the tensor") -> Tensor:
+    """Weights that lie on the levels, as uint8 of shape (ceil(n * bits / 8),): the first weight in the lowest bits.
+
+    Raises ValueError, with the name, where a weight lies on no level.
+    """
+    b = bits(levels)
+    w = w.detach().cpu().contiguous()
+    off = levels.nearest(w) != w  # NaN, too
+    if off.any():
+        raise ValueError(
+            f"{name}: {int(off.sum())} of {w.numel()} weights lie on no level, the first is {w[off][0]:.9g}; the levels are "
+            f"{levels.values} (pack inside `with optimizer.quantized():`)"
+        )
+    codes = levels.cell(w).flatten().to(torch.uint8)
+    per_byte = 8 // b
+    codes = torch.nn.functional.pad(codes, (0, -len(codes) % per_byte)).view(-1, per_byte)
+    packed = torch.zeros(len(codes), dtype=torch.uint8)
+    for i in range(per_byte):
+        packed |= codes[:, i] << (b * i)
+    return packed
+
+
+def unpack(packed: Tensor, levels: Levels, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weights of `shape` that `pack` took, exactly. Raises ValueError where the bytes cannot be those of such weights."""
+    b, n = bits(levels), torch.Size(shape).numel()
+    if packed.dtype != torch.uint8 or packed.shape != (-(-n * b // 8),):
+        raise ValueError(
+            f"weights of shape {tuple(shape)} in {b} bits are {-(-n * b // 8)} bytes, got {packed.dtype} {tuple(packed.shape)}"
+        )
+    codes = torch.stack([(packed >> (b * i)) & (2**b - 1) for i in range(8 // b)], dim=1).flatten()[:n].long()
+    if n and int(codes.max()) >= len(levels.values):
+        raise ValueError(f"the bytes hold the code {int(codes.max())}, but there are only {len(levels.values)} levels")
+    return torch.tensor(levels.values, dtype=dtype)[codes].view(shape)
+
+
+def _bytes(t: Tensor) -> bytes:
+    return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def save(path: str | Path, model: nn.Module, groups: Iterable[dict]) -> int:
+    """Write parameters and buffers of a model to one file, those of quantised groups packed; returns its size in bytes.
+
+    groups: the optimizer's parameter groups, each with `quantize` (default True, as in `QuantizedOptimizer`) and `levels`.
+    Call it inside `with optimizer.quantized():`. Raises ValueError, with the parameter's name, where a weight lies on no
+    level, and where a quantised group has no levels or parameters that are not the model's; then nothing is written.
+    """
+    names = {p: name for name, p in model.named_parameters()}
+    levels_of: dict[str, Levels] = {}
+    for group in groups:
+        for p in group["params"]:
+            if p not in names:
+                raise ValueError(f"a group has a parameter of shape {tuple(p.shape)} that is not one of the model's")
+            if group.get("quantize", True):
+                if not isinstance(group.get("levels"), Levels):
+                    raise ValueError(f"{names[p]}: its group is quantised and has no levels")
+                levels_of[names[p]] = group["levels"]
+    header, payload = [], []
+    for name, t in model.state_dict().items():
+        dtype = str(t.dtype).removeprefix("torch.")
+        if dtype not in DTYPES:
+            raise ValueError(f"{name}: tensors of type {dtype} cannot be stored; allowed are {', '.join(DTYPES)}")
+        levels = levels_of.get(name)
+        payload.append(_bytes(pack(t, levels, name) if levels else t))
+        entry = {"name": name, "shape": list(t.shape), "dtype": dtype, "bytes": len(payload[-1])}
+        header.append(entry | ({"levels": levels.values} if levels else {}))
+    head = json.dumps(header, separators=(",", ":")).encode()
+    body = b"".join([len(head).to_bytes(8, "little"), head, *payload])
+    content = MAGIC + hashlib.sha256(body).digest() + body
+    Path(path).write_bytes(content)
+    return len(content)
+
+
+def contents(path: str | Path) -> list[dict]:
+    """What a file holds, tensor by tensor: name, shape, dtype, bytes, where packed `levels`, and `data` (uint8).
+
+    Raises ValueError naming a file that is damaged or no such file.
+    """
+    raw = Path(path).read_bytes()
+    if raw[:8] != MAGIC:
+        raise ValueError(f"{path} is no file of packed weights: it starts with {raw[:8]!r}, expected {MAGIC!r}")
+    digest, body = raw[8:40], raw[40:]
+    found = hashlib.sha256(body).digest()
+    if found != digest:
+        raise ValueError(
+            f"{path} is damaged or partial: the SHA-256 of its {len(body):,} bytes is {found.hex()}, expected {digest.hex()}"
+        )
+    start = 8 + int.from_bytes(body[:8], "little")
+    entries = json.loads(body[8:start])
+    data = torch.frombuffer(bytearray(body[start:]), dtype=torch.uint8) if body[start:] else torch.empty(0).byte()
+    for entry, part in zip(entries, data.split([entry["bytes"] for entry in entries]), strict=True):
+        entry["data"] = part
+        entry["shape"] = tuple(entry["shape"])
+        if "levels" in entry:
+            entry["levels"] = Levels(tuple(entry["levels"]))
+    return entries
+
+
+def load(path: str | Path) -> dict[str, Tensor]:
+    """The state_dict of the model that `save` wrote, exactly as it was: `model.load_state_dict(packing.load(path))`.
+
+    Raises ValueError naming a file that is damaged.
+    """
+    state = {}
+    for entry in contents(path):
+        dtype = DTYPES[entry["dtype"]]
+        if "levels" in entry:
+            state[entry["name"]] = unpack(entry["data"], entry["levels"], entry["shape"], dtype)
+        else:
+            state[entry["name"]] = entry["data"].clone().view(dtype).reshape(entry["shape"])
+    return state
