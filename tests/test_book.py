@@ -154,7 +154,7 @@ def test_equations_carry_the_papers_numbers(visit):
     assert visit.page.query_selector("mjx-merror, [data-mjx-error]") is None
 
 
-SNAPSHOT = """plot => JSON.stringify([plot._fullData.map(t => [t.x, t.y, t.z, t.visible, t.text, t.marker, t.fillcolor]),
+SNAPSHOT = """plot => JSON.stringify([plot._fullData.map(t => [t.x, t.y, t.z, t.visible, t.text, t.marker, t.line, t.fillcolor]),
   plot.layout.shapes, plot.layout.annotations, plot.layout.xaxis?.type, plot.layout.yaxis?.type, plot.layout.xaxis?.range,
   plot.layout.yaxis?.range, plot.layout.title, plot.layout.xaxis?.title, plot.layout.yaxis?.title])"""
 
