@@ -1,17 +1,23 @@
-"""Images on the device that trains: augmented, normalised, put through a network, and what follows from its outputs."""
+"""Images on the device that trains: augmented, normalised, put through a network, scored and timed."""
 
 from __future__ import annotations
 
+import copy
+import math
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 from .vision import Images
 
 REACH = 4  # pixels of the random shifts
+#: Dense bfloat16 operations per second, as the maker states them, by the name that the device gives itself.
+PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
 
 
 class Data(NamedTuple):
@@ -88,3 +94,39 @@ def reestimate(model: nn.Module, x: Tensor, mean: Tensor, std: Tensor, batch: in
     for m, momentum in zip(layers, momenta, strict=True):
         m.momentum = momentum
     model.train(training)
+
+
+# Speed
+
+
+def stopwatch(device: torch.device) -> Callable[[], float]:
+    """Starts now; called, it gives the seconds since then, on a GPU between two events on the device."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        return lambda: time.perf_counter() - start
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+
+    def read() -> float:
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+
+    return read
+
+
+def flops(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Operations of one training step per image of `shape` (c, h, w), forward and backward; a multiply-add counts as two.
+
+    Counted are convolutions and matrix products; normalisation, the optimizer and the method are not.
+    """
+    ghost = copy.deepcopy(model).to("meta").train()
+    with FlopCounterMode(display=False) as counter:
+        ghost(torch.zeros(2, *shape, device="meta")).sum().backward()
+    return counter.get_total_flops() // 2
+
+
+def peak_of(device: torch.device) -> float:
+    """Operations per second of a known GPU, else NaN."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((peak for known, peak in PEAKS.items() if known in name), math.nan)

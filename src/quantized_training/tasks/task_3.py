@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,40 +15,28 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
 from .. import checkpoints
 from ..constraints import PHI
 from ..methods import SGDA, ASkew, FullPrecision, Method
 from ..optimizer import QuantizedOptimizer
 from ..schedules import Schedule, as_schedule
-from .on_device import REACH, Data, augment, evaluate, move, predict, reestimate
+from .on_device import REACH, Data, augment, evaluate, flops, move, peak_of, predict, reestimate, stopwatch
 from .vision import Images
-
-#: Dense bfloat16 operations per second, as the maker states them, by the name that the device gives itself.
-PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
 
 
 class Diverged(FloatingPointError):
     """The loss became NaN or infinite. `run` is what was last good: the network, optimizer and record of the epoch before."""
 
-    def __init__(self, message: str, run: Run) -> None:
+    def __init__(self, message: str, run: Run | None = None) -> None:
         super().__init__(message)
         self.run = run
 
+    def __reduce__(self) -> tuple:  # to another process goes the message alone
+        return Diverged, (str(self),)
+
 
 # Numbers about a network
-
-
-def flops(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Operations of one training step per image of `shape` (c, h, w), forward and backward; a multiply-add counts as two.
-
-    Counted are convolutions and matrix products; normalisation, the optimizer and the method are not.
-    """
-    ghost = copy.deepcopy(model).to("meta").train()
-    with FlopCounterMode(display=False) as counter:
-        ghost(torch.zeros(2, *shape, device="meta")).sum().backward()
-    return counter.get_total_flops() // 2
 
 
 def cells(optimizer: QuantizedOptimizer) -> list[Tensor]:
@@ -110,22 +97,6 @@ class Run:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
 
 
-def _stopwatch(device: torch.device) -> Callable[[], float]:
-    """Starts now; called, it gives the seconds since then, on a GPU between two events on the device."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        return lambda: time.perf_counter() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-
-    def read() -> float:
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1000
-
-    return read
-
-
 def _build(
     network: Callable[[], nn.Module],
     method: Callable[[], Method],
@@ -156,7 +127,7 @@ def _epoch(
     order = torch.randperm(n, generator=run.batches)
     flip, *shifts = (torch.randint(k, (n,), generator=run.batches) for k in (2, 2 * REACH + 1, 2 * REACH + 1))
     order, flip, down, right = (t.to(run.device) for t in (order, flip == 1, *(s - REACH for s in shifts)))
-    seconds, steps = _stopwatch(run.device), n // batch
+    seconds, steps = stopwatch(run.device), n // batch
     for k in range(steps):
         for group in run.optimizer.param_groups:
             group["lr"] = schedule(done + k / steps)
@@ -171,19 +142,11 @@ def _epoch(
     seconds, loss = seconds(), torch.stack(losses).double().mean().item()
     if not math.isfinite(loss):
         raise FloatingPointError(f"the mean loss of the epoch is {loss}")
-    epsilon = getattr(run.optimizer.method, "epsilon", math.nan)
-    speed = steps * batch / seconds
-    return {
-        "epoch": done + 1,
-        "lr": group["lr"],
-        "epsilon": epsilon,
-        "loss": loss,
-        "seconds": seconds,
-        "images_per_second": speed,
-    }
+    row = {"epoch": done + 1, "lr": group["lr"], "epsilon": getattr(run.optimizer.method, "epsilon", math.nan)}
+    return row | {"loss": loss, "seconds": seconds, "images_per_second": steps * batch / seconds}
 
 
-def _scores(run: Run, data: Data, before: list[Tensor], kept: Tensor) -> dict[str, float]:
+def _scores(run: Run, data: Data, before: list[Tensor], kept: Tensor, batch: int) -> dict[str, float]:
     """What is measured after an epoch: the second part of its row. kept: images on which statistics are estimated anew."""
     test, moments, row = (data.test_x, data.test_y), (data.mean, data.std), {}
     with run.optimizer.latent():
@@ -197,7 +160,7 @@ def _scores(run: Run, data: Data, before: list[Tensor], kept: Tensor) -> dict[st
         row["reestimated_loss"] = row["reestimated_accuracy"] = math.nan
         if len(kept):
             buffers = [b.clone() for b in run.model.buffers()]
-            reestimate(run.model, kept, *moments)
+            reestimate(run.model, kept, *moments, batch)
             row["reestimated_loss"], row["reestimated_accuracy"] = evaluate(run.model, *test, *moments)
             for b, value in zip(run.model.buffers(), buffers, strict=True):
                 b.copy_(value)
@@ -218,12 +181,6 @@ def _fingerprint(run: Run, images: Images) -> dict[str, str]:
         "method": checkpoints.words(run.optimizer.method),
         "groups": "; ".join(of_groups),
     }
-
-
-def _peak(device: torch.device) -> float:
-    """Operations per second of a known GPU, else NaN."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((peak for known, peak in PEAKS.items() if known in name), math.nan)
 
 
 def train_images(
@@ -256,11 +213,12 @@ def train_images(
     augmented: mirror with probability 1/2 and shift by up to 4 pixels (None: not for the digits). The method is annealed
     after each epoch. compiled: train through torch.compile. peak: the device's operations per second.
 
-    One row of the record per epoch: `loss` of the training batches; loss and accuracy on the test images of the `latent` and
-    of the `quantised` weights, and of the latter `reestimated` on the first `reestimation` batches of training images (0:
-    left out); `changed`, the share of weights whose nearest level is not that of an epoch ago; `infeasible` and `distance`
-    (see `violation`); `seconds` of the training steps, by device events on a GPU; `images_per_second`; `utilisation`,
-    model FLOPs over the peak. NaN stands for what does not apply.
+    One row of the record per epoch: `lr` and `epsilon` at its end; `loss` of the training batches; loss and accuracy on the
+    test images of the `latent` and of the `quantised` weights, and of the latter `reestimated` on the first `reestimation`
+    batches of training images (0: left out); `changed`, the share of weights whose nearest level is not that of an epoch
+    ago; `infeasible` and `distance` (see `violation`); `seconds` of the training steps, by device events on a GPU, the
+    first with what torch does only once; `images_per_second`; `utilisation`, model FLOPs over the peak. NaN stands for what
+    does not apply.
 
     checkpoint: a file, written after each epoch. Where it exists the run goes on from there, and returns at once where
     nothing is left to do. On a CPU, with the same number of threads, an interrupted run ends with the weights and record of
@@ -284,12 +242,14 @@ def train_images(
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None:
             settings |= _fingerprint(run, images)
+            path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 run.restore(checkpoints.read(path, settings))
         good, data = run.state(), move(images, device)
         forward = torch.compile(run.model) if compiled else run.model
         work = flops(run.model, images.train_x.shape[1:])
-        steps, peak = n // batch, peak or _peak(device)
+        kept = data.train_x[: min(reestimation, n // batch) * batch]
+        steps, peak = n // batch, peak or peak_of(device)
         with tqdm(total=epochs * steps, initial=len(run.record) * steps, unit="step", disable=not progress) as bar:
             while len(run.record) < epochs:
                 with run.optimizer.latent():
@@ -302,7 +262,7 @@ def train_images(
                     message = f"epoch {done + 1}: {error}; what is kept is the state after {done} epochs"
                     raise Diverged(message + (f", also in {path}" if path and done else ""), run) from error
                 row["utilisation"] = work * row["images_per_second"] / peak
-                run.record.append(row | _scores(run, data, before, data.train_x[: reestimation * batch]))
+                run.record.append(row | _scores(run, data, before, kept, batch))
                 run.optimizer.method.anneal()
                 good = run.state()
                 if path is not None:
