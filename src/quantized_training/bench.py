@@ -19,7 +19,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
 
 import torch
 from torch.nn.functional import softplus
@@ -98,14 +97,6 @@ def compare(name: str, ensemble: Ensemble, singles: int, repeats: int) -> tuple[
         ratios.append((end - middle) / singles / ((middle - start) / len(ensemble.seeds)))
         difference = max(difference, (torch.cat(alone) - together[:singles]).abs().max().item())
     return ratios, difference if comparable(name, ensemble) else math.nan
-
-
-def in_precision(ensemble: Ensemble, dtype: torch.dtype) -> Ensemble:
-    """The same draws with floating-point tensors of another precision."""
-    tensors = {f.name: getattr(ensemble, f.name) for f in fields(ensemble)}
-    return replace(
-        ensemble, **{k: t.to(dtype) for k, t in tensors.items() if torch.is_tensor(t) and t.is_floating_point()}
-    )
 
 
 LR = 1e-4
@@ -352,7 +343,7 @@ def compare_seeds(args: argparse.Namespace) -> None:
             ("one data set and batch order for all seeds", True),
             ("own data set and batches", False),
         ):
-            ensemble = in_precision(TASKS[task].draw(args.seeds, shared=shared), getattr(torch, args.dtype))
+            ensemble = TASKS[task].draw(args.seeds, shared=shared).to(getattr(torch, args.dtype))
             compare("Full precision", ensemble, 1, 1)  # warm-up
             print(f"\n{title}")
             for name in args.methods:

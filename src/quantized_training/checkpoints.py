@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from dataclasses import is_dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .constraints import Constraint
+from .files import write_whole
 from .methods import Method
 
 MAGIC = b"QTRUN01\n"
@@ -22,13 +22,7 @@ def write(path: Path, state: dict, settings: dict[str, str]) -> None:
     buffer = io.BytesIO()
     torch.save({"settings": settings, "state": state}, buffer)
     body = buffer.getbuffer()
-    beside = path.with_name(path.name + ".part")
-    with open(beside, "wb") as file:
-        file.write(MAGIC + hashlib.sha256(body).digest())
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    write_whole(path, MAGIC + hashlib.sha256(body).digest(), body)
 
 
 def read(path: Path, settings: dict[str, str]) -> dict:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .files import write_whole
 from .levels import Levels
 
 MAGIC = b"QTPACK1\n"
@@ -99,7 +100,7 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict]) -> int:
     head = json.dumps(header, separators=(",", ":")).encode()
     body = b"".join([len(head).to_bytes(8, "little"), head, *payload])
     content = MAGIC + hashlib.sha256(body).digest() + body
-    Path(path).write_bytes(content)
+    write_whole(Path(path), content)
     return len(content)
 
 

@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from .files import write_whole
+
 DATA = Path(__file__).resolve().parents[2] / "data"
 
 
@@ -110,7 +112,7 @@ def share(successes) -> tuple[float, tuple[float, float]]:
 
 
 def spread(values) -> dict[str, float]:
-    """`summarise` as columns of a stored row; n = 0 and nan where a value is not finite (a run that diverged)."""
+    """`summarise` as columns of a stored row; nan beside n where a value is not finite (a run that diverged)."""
     x = np.asarray(values, dtype=float).ravel()
     if not np.isfinite(x).all():
         return dict.fromkeys(("n", "mean", "sd", "low", "high", "central_low", "central_high"), math.nan) | {
@@ -167,8 +169,8 @@ def write(name: str, rows: Sequence[Row], about: str, command: str, code: str, f
     }
     folder = _folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / f"{name}.csv", text)
-    _replace(folder / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_whole(folder / f"{name}.csv", text.encode())
+    write_whole(folder / f"{name}.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
     return folder / f"{name}.csv"
 
 
@@ -177,15 +179,6 @@ def stored(value: Value) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r}: stored are texts, int and float")
     return format(value, ".10g") if isinstance(value, float) else str(value)
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def _commit() -> str:

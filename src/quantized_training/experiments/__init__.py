@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import results
+from ..files import write_whole
 from ..results import Row, stored
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -105,7 +106,7 @@ def make(
             store_if_complete(e)
     for name, key, found in run(todo, jobs, "results"):
         files[name, key].parent.mkdir(parents=True, exist_ok=True)
-        results._replace(files[name, key], json.dumps(found))
+        write_whole(files[name, key], json.dumps(found).encode())
         rows[name, key] = found
         store_if_complete(chosen[name])
     return written

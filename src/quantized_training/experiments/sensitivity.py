@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import product
 from types import MappingProxyType
 
@@ -17,11 +17,10 @@ from torch import Tensor
 
 from ..constraints import PHI, PSI, Constraint
 from ..levels import Levels
-from ..methods import SGDA, ASkew, FullPrecision, KBitStraightThrough, Method, ProxQuant, StraightThrough
-from ..methods.binary_connect import BinaryConnect
+from ..methods import SGDA, ASkew, Method, ProxQuant
 from ..schedules import Linear
 from ..tasks import ensembles, logistic, moons
-from ..tasks.ensembles import BINARY, Trajectory, rounding_noise, train
+from ..tasks.ensembles import BINARY, Trajectory, train
 from . import Experiment
 
 # --- What becomes of a weight ------------------------------------------------------------------------------------------------
@@ -109,20 +108,12 @@ class TaskII(_Guarded, moons.Ensemble):
 
     def floor(self) -> Tensor:
         """The loss of the best of the 512 one-bit networks, (S,)."""
-        return torch.stack(
-            [moons.losses_of_all(moons.HIDDEN, x, y)[1].min() for x, y in zip(self.x, self.y, strict=True)]
-        )
+        return moons.best_of_all(moons.HIDDEN, self)[0]
 
 
 TASKS = {"I": (logistic, TaskI), "II": (moons, TaskII)}
 PAPER = {"lr": 1.0, "clip": 1.0, "epsilon": 1.0, "ratio": 0.88, "hold": 1, "epochs": 25}
 ALPHA = {"I": 0.1, "II": 4.0}
-
-
-def _cast(ensemble: TaskI | TaskII, dtype: torch.dtype) -> TaskI | TaskII:
-    tensors = {f.name: getattr(ensemble, f.name) for f in fields(ensemble)}
-    real = {k: t.to(dtype) for k, t in tensors.items() if isinstance(t, Tensor) and t.is_floating_point()}
-    return replace(ensemble, **real)
 
 
 @functools.lru_cache(maxsize=4)
@@ -131,8 +122,8 @@ def draw(task: str, seeds: int | range = 64, epochs: int = 25, dtype: torch.dtyp
     module, kind = TASKS[task]
     drawn = module.draw(seeds, epochs=epochs)
     ensemble = kind(**{f.name: getattr(drawn, f.name) for f in fields(drawn)})
-    ensemble = _cast(ensemble, dtype)
-    floor = _cast(ensemble, torch.float64).floor()
+    ensemble = ensemble.to(dtype)
+    floor = ensemble.to(torch.float64).floor()
     return ensemble, floor
 
 
@@ -202,13 +193,7 @@ def build(setting: Mapping) -> Callable[[ensembles.Ensemble], Method]:
         return lambda e: SGDA(BINARY, epsilon=s["epsilon"], dual_lr=s["dual_lr"], dual_max=s["dual_max"])
     if name in NORMS:
         return lambda e: ProxQuant(BINARY, Linear(s["strength"]), NORMS[name], ensemble=name == "ProxQuant (L2)")
-    return {
-        "Full precision": lambda e: FullPrecision(BINARY),
-        "BinaryConnect": lambda e: BinaryConnect(BINARY, uniform=rounding_noise(e)),
-        "BinaryConnect (deterministic)": lambda e: BinaryConnect(BINARY, stochastic=False),
-        "Straight-through": lambda e: StraightThrough(BINARY),
-        "k-bit straight-through": lambda e: KBitStraightThrough(bits=1),
-    }[name]
+    return ensembles.methods(s["alpha"])[name]
 
 
 def score(run: Trajectory, ensemble: TaskI | TaskII, floor: Tensor) -> dict[str, Tensor]:

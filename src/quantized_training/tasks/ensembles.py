@@ -71,6 +71,12 @@ class Ensemble(ABC):
         parts = {k: t if len(t) == 1 else t[seeds] for k, t in tensors.items() if isinstance(t, Tensor)}
         return replace(self, seeds=self.seeds[seeds], **parts)
 
+    def to(self, dtype: torch.dtype) -> Ensemble:
+        """The same draws with floating-point tensors of another precision."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        real = {k: t.to(dtype) for k, t in tensors.items() if isinstance(t, Tensor) and t.is_floating_point()}
+        return replace(self, **real)
+
     def one_batch_per_epoch(self) -> Ensemble:
         """The same ensemble with only the first batch of every epoch: as many steps as epochs."""
         return replace(self, order=self.order[:, :, : self.batch])

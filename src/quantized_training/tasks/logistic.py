@@ -42,7 +42,6 @@ def draw(
     batch: int = BATCH,
     epochs: int = EPOCHS,
     init_range: float | None = None,
-    dtype: torch.dtype = torch.float64,
 ) -> Ensemble:
     """Draw Task I for several seeds: x uniform on [-1, 1]^d, y = +1 with probability 1/(1 + exp(-x'w*)), else -1.
 
@@ -58,13 +57,13 @@ def draw(
     parts: list[tuple[Tensor, ...]] = []
     for i, seed in enumerate(seeds):
         g = torch.Generator().manual_seed(seed)
-        initial = (torch.rand(d, generator=g, dtype=dtype) * 2 - 1) * bound
-        uniform = torch.rand(steps + 1, d, generator=g, dtype=dtype)
+        initial = (torch.rand(d, generator=g, dtype=torch.float64) * 2 - 1) * bound
+        uniform = torch.rand(steps + 1, d, generator=g, dtype=torch.float64)
         data: tuple[Tensor, ...] = ()
         if i == 0 or not shared:
-            x = torch.rand(n, d, generator=g, dtype=dtype) * 2 - 1
-            w_star = torch.randint(0, 2, (d,), generator=g).to(dtype) * 2 - 1
-            positive = torch.rand(n, generator=g, dtype=dtype) < torch.sigmoid(x @ w_star)
+            x = torch.rand(n, d, generator=g, dtype=torch.float64) * 2 - 1
+            w_star = torch.randint(0, 2, (d,), generator=g).to(torch.float64) * 2 - 1
+            positive = torch.rand(n, generator=g, dtype=torch.float64) < torch.sigmoid(x @ w_star)
             z = torch.where(positive.unsqueeze(1), x, -x)
             data = (z, w_star, draw_order(n, epochs, g))
         parts.append((initial, uniform, *data))
