@@ -28,20 +28,21 @@ class Harmonic:
 
 @dataclass(frozen=True)
 class Geometric:
-    """initial * ratio^k: the paper's annealing of epsilon with ratio 0.88 (called "logarithmic" there).
+    """initial * ratio^(k - start), initial before start: the paper's annealing of epsilon, ratio 0.88 ("logarithmic" there).
 
     Never below initial * 1e-12, so that a long annealing does not end in an epsilon of 0.
     """
 
     initial: float
     ratio: float
+    start: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio}: allowed is 0 < ratio <= 1")
 
     def __call__(self, k: int) -> float:
-        return self.initial * max(self.ratio**k, 1e-12)
+        return self.initial * max(self.ratio ** max(k - self.start, 0), 1e-12)
 
 
 @dataclass(frozen=True)

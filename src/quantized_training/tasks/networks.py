@@ -239,15 +239,29 @@ def groups(model: nn.Module, quantise: str = "all", levels: Levels | None = None
     return result
 
 
+class _Times(torch.autograd.Function):
+    """v -> s v whose backward pass divides by s: a step of SGD on v then moves s v as it would have moved w = s v."""
+
+    @staticmethod
+    def forward(ctx, v: Tensor, s: Tensor) -> Tensor:
+        ctx.save_for_backward(s)
+        return s * v
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (s,) = ctx.saved_tensors
+        return grad / s, None
+
+
 class Scale(nn.Module):
-    """A fixed positive factor between a layer's parameter and the weight it uses."""
+    """A fixed positive factor between a layer's parameter and the weight it uses; see `scale_layers` for its gradient."""
 
     def __init__(self, factor: float, like: Tensor) -> None:
         super().__init__()
         self.register_buffer("factor", torch.tensor(factor, dtype=like.dtype, device=like.device))
 
     def forward(self, v: Tensor) -> Tensor:
-        return self.factor * v
+        return _Times.apply(v, self.factor)
 
     def right_inverse(self, w: Tensor) -> Tensor:
         return w / self.factor
@@ -258,7 +272,8 @@ def scale_layers(model: nn.Module, levels: Levels, quantise: str = "all") -> dic
 
     s is the layer's `least_squares_scale`, kept in the model's state. The network computes what it did before, and w lies on
     the levels times s exactly where the parameter v lies on `levels`: all layers share one codebook, and one epsilon or clip
-    means the same in each. A gradient step of SGD on v moves w by s^2 times what a step on w would; Adam's by s times.
+    means the same in each. What arrives at v as its gradient is the gradient in w divided by s (the chain rule would multiply):
+    so a step of SGD on v, with momentum and weight decay, moves w exactly as the step on w would, whatever s is.
     Returns the factors by the layers' names. Make the groups afterwards, with scaled=False. Raises ValueError as `groups`
     does and for a layer that is scaled already.
     """

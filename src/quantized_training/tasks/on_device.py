@@ -58,8 +58,7 @@ def move(images: Images, device: torch.device) -> Data:
 def predict(network: Callable[[Tensor], Tensor], x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """The network's outputs (n, classes) for images x, uint8 (n, c, h, w); mean and std of x / 255: (c,)."""
     x = (x - 255 * mean[:, None, None]) / (255 * std[:, None, None])
-    if x.is_cuda:
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
     bfloat16 = x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
         return network(x).float()

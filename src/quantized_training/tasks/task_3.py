@@ -1,7 +1,7 @@
 """Task III's training: an image classifier by SGD with momentum around any method, fast because it is simple, and resumable.
 
-All images lie on the device as bytes; they are shifted, mirrored and normalised there, batch by batch. On a GPU the network
-runs channels-last and, where the hardware has it, in bfloat16; the weights stay float32. The same code runs on the CPU.
+All images lie on the device as bytes; they are shifted, mirrored and normalised there, batch by batch. The network runs
+channels-last and, on a GPU that has it, in bfloat16; the weights stay float32. The same code runs on the CPU.
 """
 
 from __future__ import annotations
@@ -108,8 +108,7 @@ def _build(
     device: torch.device,
 ) -> Run:
     torch.manual_seed(seed)
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-    model, rule = network().to(device, memory_format=layout).train(), method()
+    model, rule = network().to(device, memory_format=torch.channels_last).train(), method()
     parameters = groups(model)
     for group in parameters:
         free = isinstance(rule, FullPrecision) or not group.get("quantize", True)
