@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from quantized_training import PHI, SGDA, ASkew, BinaryConnect, FullPrecision, Geometric, Levels
 from quantized_training.tasks import task_3, vision
-from quantized_training.tasks.distributed import distributed, place
+from quantized_training.tasks.distributed import distributed, parallel, place
 from quantized_training.tasks.networks import ResNet, groups
 from quantized_training.tasks.on_device import flops
 from quantized_training.tasks.task_3 import Diverged, train_images
@@ -171,6 +171,18 @@ def one_writer(folder: Path) -> tuple[int, bool]:
     return len(written), (folder / "slow").exists()
 
 
+def converted(folder: Path) -> tuple[int, int, bool]:
+    """What goes into DDP on a GPU, without one: normalisations of both kinds, and whether they have the old tensors."""
+    torch.manual_seed(0)
+    model = ResNet((1, 1), 4, 10, 1)
+    before = [*model.parameters(), *model.buffers()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.parallel, "DistributedDataParallel", lambda model, **_: model)  # which refuses it on a CPU
+        kinds = [type(m) for m in parallel(model, torch.device("cuda"), 0).modules()]
+    kept = all(s is t for s, t in zip([*model.parameters(), *model.buffers()], before, strict=True))
+    return kinds.count(nn.SyncBatchNorm), kinds.count(nn.BatchNorm2d), kept
+
+
 def refusals(folder: Path) -> list[str]:
     """An odd batch, a network that is not the same, a checkpoint that one process alone sees."""
     train(epochs=1, checkpoint=folder / "seen by all")
@@ -208,7 +220,7 @@ def long_run(folder: Path, die_at: float = math.inf) -> tuple[dict, int]:
 
 
 CASES = (of_each_method, of_the_same_half, without_averages, with_batch_normalisation, speed_and_progress)
-CASES = {f.__name__: f for f in (*CASES, one_writer, refusals, nan, infinite_loss, long_run)} | {
+CASES = {f.__name__: f for f in (*CASES, one_writer, converted, refusals, nan, infinite_loss, long_run)} | {
     "killed": partial(long_run, die_at=13)
 }
 
@@ -306,6 +318,11 @@ def test_speed_is_that_of_all_and_one_shows_the_progress(both):
 
 def test_the_first_process_writes_and_the_others_wait(both):
     assert [results["one_writer"] for results in both] == [(1, True), (0, True)]
+
+
+def test_batch_normalisation_on_a_gpu_is_torch_s(both):
+    for results in both:
+        assert results["converted"] == (6, 0, True)
 
 
 def test_refusals(both):

@@ -1,6 +1,11 @@
 """Several processes train one network: torch.distributed between them, DistributedDataParallel around the network.
 
-Without an initialised process group all of this does nothing, as for one process.
+In a script that `torchrun --nproc-per-node 4 script.py` starts, once for each GPU (or with "cpu" for each core):
+
+    with distributed("cuda"):
+        run = train_images(..., device="cuda")
+
+Started by python alone the same script trains in one process: without a process group nothing here does anything.
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ def distributed(device: str | torch.device = "cpu") -> Iterator[None]:
     """Within it the processes that torchrun started are one group: by gloo on a CPU, by nccl on a GPU.
 
     On a GPU each process's current device, which "cuda" stands for, is the one with the number LOCAL_RANK. Without the
-    environment of torchrun (RANK, LOCAL_RANK and WORLD_SIZE) nothing happens.
+    environment of torchrun (RANK, LOCAL_RANK and WORLD_SIZE) nothing happens. Raises what torch does where the group
+    cannot be made.
     """
     if not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
         yield
@@ -62,12 +68,12 @@ def parallel(model: nn.Module, device: torch.device, done: int) -> nn.Module:
         )
     if device.type == "cuda":  # elsewhere torch's SyncBatchNorm refuses to run
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    # What DDP sends round at first would count as overwriting the optimizer's parameters, and they are equal already.
+    # What DDP sends round at first would count as overwriting the optimizer's parameters; they are equal already.
     return nn.parallel.DistributedDataParallel(model, init_sync=False)
 
 
 def average(values: Tensor) -> Tensor:
-    """The mean of the processes' values."""
+    """The mean of the processes' values, which are overwritten."""
     if together():
         dist.all_reduce(values)
     return values / place()[1]

@@ -124,7 +124,8 @@ def _epoch(
     run: Run, forward: Callable, data: Data, schedule: Schedule, batch: int, augmented: bool, tick: Callable
 ) -> dict[str, float]:
     """One epoch of training steps: the first part of its row."""
-    n, done, losses, (rank, processes) = len(data.train_y), len(run.record), [], place()
+    n, done, losses = len(data.train_y), len(run.record), []
+    rank, processes = place()
     order = torch.randperm(n, generator=run.batches)
     flip, *shifts = (torch.randint(k, (n,), generator=run.batches) for k in (2, 2 * REACH + 1, 2 * REACH + 1))
     order, flip, down, right = (t.to(run.device) for t in (order, flip == 1, *(s - REACH for s in shifts)))
@@ -231,12 +232,12 @@ def train_images(
     arguments, each takes its part of each batch (`batch` is that of all together), DistributedDataParallel averages the
     gradients, and all take the same step; each returns the same run, but for its times. `loss`, `images_per_second` and
     `utilisation` are those of all. All read the checkpoint, the first writes it and shows the progress. On a GPU batch
-    normalisation takes the statistics of the whole batch (SyncBatchNorm). On a CPU, where torch has no such thing, it takes
-    those of each process's part (ghost batch normalisation), and the running statistics are the first process's: with it
-    the run is not that of one process. Dropout draws the same in every process, each for its part. From three processes
-    on, an interrupted run may differ from an uninterrupted one by rounding errors, as torch adds up in an order of its own.
-    Raises ValueError where the number of processes does not divide `batch`, or the processes do not start from the same
-    weights; Diverged in all of them.
+    normalisation takes the statistics of the whole batch (torch's SyncBatchNorm, which stays in the network). On a CPU,
+    where torch has no such thing, it takes those of each process's part (ghost batch normalisation), and the running
+    statistics are the first process's: with it the run is not that of one process. Dropout draws the same in every process,
+    each for its part. From three processes on, an interrupted run may differ from an uninterrupted one by rounding errors,
+    as torch adds up in an order of its own. Raises ValueError where the number of processes does not divide `batch`, or the
+    processes do not start from the same weights; Diverged in all of them.
     """
     from tqdm.auto import tqdm  # a dependency of the book, not of the package
 
