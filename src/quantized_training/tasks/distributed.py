@@ -63,13 +63,12 @@ def parallel(model: nn.Module, device: torch.device, done: int) -> nn.Module:
     dist.all_gather_object(states, f"{digest(*model.state_dict().values())} after {done} epochs")
     if len(set(states)) > 1:
         raise ValueError(
-            f"the processes start from different weights: {', '.join(states)}; the network must be made from torch's random "
-            "numbers alone, and a checkpoint must lie where all of them see it"
+            f"the processes start from different weights: {', '.join(states)}; the network must be made from torch's "
+            "random numbers alone, and a checkpoint must lie where all of them see it"
         )
     if device.type == "cuda":  # elsewhere torch's SyncBatchNorm refuses to run
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    # What DDP sends round at first would count as overwriting the optimizer's parameters; they are equal already.
-    return nn.parallel.DistributedDataParallel(model, init_sync=False)
+    return nn.parallel.DistributedDataParallel(model)
 
 
 def average(values: Tensor) -> Tensor:

@@ -234,10 +234,10 @@ def train_images(
     `utilisation` are those of all. All read the checkpoint, the first writes it and shows the progress. On a GPU batch
     normalisation takes the statistics of the whole batch (torch's SyncBatchNorm, which stays in the network). On a CPU,
     where torch has no such thing, it takes those of each process's part (ghost batch normalisation), and the running
-    statistics are the first process's: with it the run is not that of one process. Dropout draws the same in every process,
-    each for its part. From three processes on, an interrupted run may differ from an uninterrupted one by rounding errors,
-    as torch adds up in an order of its own. Raises ValueError where the number of processes does not divide `batch`, or the
-    processes do not start from the same weights; Diverged in all of them.
+    statistics are the first process's: with it the run is not that of one process. Dropout draws the same in every
+    process, each for its part. From three processes on, an interrupted run may differ from an uninterrupted one by
+    rounding errors, as torch adds up in an order of its own. Raises ValueError where the number of processes does not
+    divide `batch`, or the processes do not start from the same weights; Diverged in all of them.
     """
     from tqdm.auto import tqdm  # a dependency of the book, not of the package
 
@@ -263,9 +263,11 @@ def train_images(
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 run.restore(checkpoints.read(path, settings))
-        good, data = run.state(), move(images, device)
         work = flops(run.model, images.train_x.shape[1:])
         forward = parallel(run.model, device, len(run.record))
+        if forward is not run.model:  # DDP has written each parameter anew, which the optimizer takes for other weights
+            run.restore(run.state())
+        good, data = run.state(), move(images, device)
         forward = torch.compile(forward) if compiled else forward
         kept = data.train_x[: min(reestimation, n // batch) * batch]
         steps, peak = n // batch, processes * (peak or peak_of(device))
