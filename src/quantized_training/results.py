@@ -137,12 +137,14 @@ def _folder(folder: Path | None) -> Path:
     return folder or DATA / "results"
 
 
-def write(name: str, rows: Sequence[Row], about: str, command: str, code: str, folder: Path | None = None) -> Path:
+def write(
+    name: str, rows: Sequence[Row], about: str, command: str, code: str, folder: Path | None = None, made_on: str = ""
+) -> Path:
     """Store the rows of an experiment as NAME.csv and NAME.json; returns the path of the former.
 
     Each file is written beside its place and then moved there, so neither is ever seen half written; a table that was moved
-    without its JSON does not match it, and `read` says so. code: checksum of the package that made the rows. Raises
-    ValueError for no rows, for rows with different columns, and for values that are not text or numbers.
+    without its JSON does not match it, and `read` says so. code: checksum of the package that made the rows; made_on: the
+    hardware, by default this CPU. Raises ValueError for no rows, for rows with different columns, and for values that are not text or numbers.
     """
     if not rows:
         raise ValueError(f"{name}: no rows to store")
@@ -165,7 +167,7 @@ def write(name: str, rows: Sequence[Row], about: str, command: str, code: str, f
         "commit": _commit(),
         "code": code,
         "versions": _versions(),
-        "hardware": hardware(),
+        "hardware": made_on or hardware(),
     }
     folder = _folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,9 +205,14 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> str:
-    """The class of the machine, e.g. "CPU, x86_64, 2 cores"."""
-    return f"CPU, {platform.machine()}, {os.cpu_count()} cores"
+def hardware(device: str = "cpu") -> str:
+    """The class of the machine, e.g. "CPU, x86_64, 2 cores"; for a GPU its name instead of "CPU"."""
+    kind = "CPU"
+    if device.startswith("cuda"):
+        import torch
+
+        kind = torch.cuda.get_device_name(device)
+    return f"{kind}, {platform.machine()}, {os.cpu_count()} cores"
 
 
 def provenance(name: str, folder: Path | None = None) -> dict:
