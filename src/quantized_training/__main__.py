@@ -1,4 +1,4 @@
-"""python -m quantized_training task3: the grid of Task III."""
+"""python -m quantized_training task3: the grid of Task III, what is missing of it run and stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,31 @@ from .tasks.sweep import slug
 
 METHODS = {slug(name): name for name in grid.METHODS}
 PLACES = {slug(name): name for name in networks.QUANTISE}
+ABOUT = """\
+Task III: train image classifiers, methods x bits x levels x layers x seeds, and store one row per epoch in
+data/results/task_3_PROFILE.csv. Cells that are stored are not run again. Ctrl-C, and the same command goes on.
+
+profiles:
+  cpu     scikit-learn's digits and a narrow ResNet-20; a few seconds a cell
+  subset  4,000 images of CIFAR-10 and the same network; about two minutes a cell
+  gpu     all of CIFAR-10 and a ResNet-18 on a GPU; not measured yet
+"""
+
+
+def from_(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: allowed are integers from {least}")
+        return int(text)
+
+    return integer
+
+
+def device(text: str) -> str:
+    try:
+        return str(torch.device(text))
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are cpu, cuda, cuda:0, cuda:1 and so on") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,68 +51,94 @@ def parser() -> argparse.ArgumentParser:
     task3 = made.add_subparsers(dest="task", required=True).add_parser(
         "task3",
         help="train image classifiers with every method",
+        description=ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            "Task III: train image classifiers, methods x bits x levels x layers x seeds, and store one row per epoch in\n"
-            "data/results/task_3_PROFILE.csv. What is stored is not run again; an interrupted call goes on.\n\n"
-            "profiles:\n"
-            "  cpu     scikit-learn's digits and a narrow ResNet-20; a few seconds a cell\n"
-            "  subset  4,000 images of CIFAR-10 and the same network; about two minutes a cell\n"
-            "  gpu     all of CIFAR-10 and a ResNet-18 on a GPU; not measured yet"
-        ),
     )
-    add = task3.add_argument
-    add("--profile", choices=grid.PROFILES, default="cpu", help="images, network and protocol (default: cpu)")
-    add("--method", nargs="+", type=slug, choices=METHODS, default=list(METHODS), help="default: all")
-    add("--bits", nargs="+", type=int, choices=(*grid.BITS, grid.FULL), default=[*grid.BITS, grid.FULL],
-        help=f"default: all; {grid.FULL} stands for full precision")  # fmt: skip
-    add("--levels", nargs="+", choices=grid.LEVELS, default=grid.LEVELS[:1], help="default: scaled for each layer")
-    add("--quantise", nargs="+", type=slug, choices=PLACES, default=["all"], help="which layers (default: all)")
-    add("--seeds", nargs="+", type=int, metavar="SEED", help="default: those of the profile")
-    add("--data", type=Path, metavar="FOLDER", help="read the images from here instead of downloading them")
-    add("--jobs", type=int, metavar="N", help="cells at a time (default: all cores; on a GPU 1)")
-    add("--dask", metavar="ADDRESS", help="run the cells on the workers of this Dask cluster, e.g. tcp://host:8786")
-    add("--device", help="e.g. cuda:1 (default: that of the profile)")
-    add("--list", action="store_true", help="what is stored and what is missing; runs nothing")
-    add("--results", type=Path, metavar="FOLDER", default=results.DATA / "results",
-        help="of the table (default: data/results)")  # fmt: skip
+
+    task3.set_defaults(error=task3.error)
+
+    def add(name: str, words: str, **settings) -> None:
+        task3.add_argument(name, help=words, **settings)
+
+    def names(choices: dict[str, str]) -> dict:
+        return {"nargs": "+", "type": slug, "choices": choices, "metavar": "NAME"}
+
+    add("--profile", "images, network and protocol (default: cpu)", choices=grid.PROFILES, default="cpu")
+    add("--method", f"of {', '.join(METHODS)} (default: all)", default=list(METHODS), **names(METHODS))
+    bits = (*grid.BITS, grid.FULL)
+    add("--bits", f"default: all; {grid.FULL}: full precision", nargs="+", type=int, choices=bits, default=bits)
+    add("--levels", "default: scaled, layer by layer", nargs="+", choices=grid.LEVELS, default=grid.LEVELS[:1])
+    add("--quantise", f"which layers: of {', '.join(PLACES)} (default: all)", default=["all"], **names(PLACES))
+    add("--seeds", "default: those of the profile", nargs="+", type=from_(0), metavar="SEED")
+    add("--data", "read the images from here instead of downloading them", type=Path, metavar="FOLDER")
+    add("--jobs", "cells at a time (default: all cores; 1 on a GPU)", type=from_(1), metavar="N")
+    add("--dask", "run the cells on the workers of this Dask cluster, e.g. tcp://host:8786", metavar="ADDRESS")
+    add("--device", "e.g. cuda:1 (default: that of the profile)", type=device)
+    add("--list", "say what is stored and what is missing, run nothing", action="store_true")
+    folder = results.DATA / "results"
+    add("--results", "where the table is (default: data/results)", type=Path, metavar="FOLDER", default=folder)
     return made
 
 
-def summary(profile: Profile, cells: Sequence[Cell], folder: Path) -> str:
-    """Accuracies after the last epoch of the stored cells, mean ± standard deviation over seeds."""
-    there, groups = sweep.read(profile, folder), {}
-    for cell, state in sweep.states(profile, cells, folder).items():
-        if state in (sweep.STORED, sweep.DIVERGED):
-            row = there[tuple(map(str, cell.key.values()))][-1]
-            groups.setdefault(tuple(cell.key.values())[:-1], []).append(row)
-    lines = [("method", "bits", "levels", "layers", "latent", "quantised", "seeds")]
-    for (method, bits, levels, place), rows in groups.items():
-        columns = [[100 * float(row[f"{kind}_accuracy"]) for row in rows] for kind in ("latent", "quantised")]
-        words = [
-            f"{statistics.fmean(x):.2f}" + (f" ± {statistics.stdev(x):.2f}" if len(x) > 1 else "") for x in columns
-        ]
-        lines.append((method, str(bits), levels, place, *words, str(len(rows))))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(w.ljust(n) for w, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+def lines(profile: Profile, cells: Sequence[Cell], folder: Path) -> list[tuple[str, ...]]:
+    """What is stored, a line for all seeds: accuracies after the last epoch as mean ± standard deviation, and the seeds
+    of each state. Raises as `sweep.read`."""
+    there, states, groups = sweep.read(profile, folder), sweep.states(profile, cells, folder), {}
+    for cell in cells:
+        groups.setdefault((cell.method, cell.bits, cell.levels, cell.quantise), []).append(cell)
+    found = [("method", "bits", "levels", "layers", "latent, %", "quantised, %", "seeds")]
+    for about, group in groups.items():
+        last = [there[sweep.key(cell)][-1] for cell in group if states[cell] == sweep.STORED]
+        scores = []
+        for kind in ("latent_accuracy", "quantised_accuracy"):
+            x = [100 * float(row[kind]) for row in last]
+            spread = f" ± {statistics.stdev(x):.2f}" if len(x) > 1 else ""
+            scores.append(f"{statistics.fmean(x):.2f}{spread}" if x else "-")
+        seeds = [(state, [str(c.seed) for c in group if states[c] == state]) for state in sweep.STATES]
+        words = "; ".join(f"{len(which)} {state}: {' '.join(which)}" for state, which in seeds if which)
+        found.append((*map(str, about), *scores, words))
+    return found
+
+
+def show(table: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    made = parser()
-    options = made.parse_args(arguments)
-    profile = grid.PROFILES[options.profile]
-    methods, places = ([names[s] for s in given] for names, given in
-                       ((METHODS, options.method), (PLACES, options.quantise)))  # fmt: skip
+    options = parser().parse_args(arguments)
+    profile, folder = grid.PROFILES[options.profile], options.results
+    kind = torch.device(options.device or profile.device).type
+    methods, places = [METHODS[s] for s in options.method], [PLACES[s] for s in options.quantise]
     cells = grid.cells(profile, methods, options.bits, options.levels, places, options.seeds)
-    jobs = options.jobs or (os.cpu_count() if torch.device(options.device or profile.device).type == "cpu" else 1)
+    if not cells:
+        options.error(
+            f"no cell: full precision has bits {grid.FULL}, the other methods {', '.join(map(str, grid.BITS))}"
+        )
+    if options.dask and options.jobs:
+        options.error("--jobs and --dask: a cluster's workers say how many cells run at a time")
+    if kind == "cuda" and not (options.list or options.dask or torch.cuda.is_available()):
+        options.error("torch finds no GPU here; --device cpu runs the same without one, --list says what is stored")
+    if kind != profile.device:  # other numbers, so another digest of the settings
+        profile = replace(profile, device=kind)
+    jobs = options.jobs or (os.cpu_count() if kind == "cpu" else 1)
     try:
-        sweep.sweep(profile, cells, data=options.data, jobs=jobs, dask=options.dask, device=options.device,
-                    folder=options.results)  # fmt: skip
+        if not options.list:
+            sweep.sweep(profile, cells, data=options.data, jobs=jobs, dask=options.dask, device=options.device,
+                        folder=folder)  # fmt: skip
+        show(lines(profile, cells, folder))
+        if (path := folder / f"{sweep.table(profile)}.csv").exists():
+            print(results.provenance(sweep.table(profile), folder)["about"], path, sep="\n")
+    except (OSError, ValueError) as error:  # no data, no connection, a table or checkpoint that is damaged
+        print(error, file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"{error}; pip install 'quantized-training[book,cluster]' has all that a sweep needs", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. Finished cells are stored: the same command goes on from here.", file=sys.stderr)
+        print("\nInterrupted. What is finished is kept: the same command goes on from here.", file=sys.stderr)
         return 130
-    print(summary(profile, cells, options.results))
-    print(options.results / f"{sweep.table(profile)}.csv")
     return 0
 
 

@@ -8,8 +8,8 @@ how many run at a time nor on where.
 from __future__ import annotations
 
 import math
-import os
 import re
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -24,7 +24,7 @@ from . import grid, vision
 from .grid import Cell, Profile
 
 Rows = list[dict[str, str]]
-STORED, DIVERGED, CHANGED, MISSING = "stored", "diverged", "other settings", "missing"
+STATES = STORED, DIVERGED, CHANGED, MISSING = "stored", "diverged", "with other settings", "missing"
 _ONE = threading.Lock()  # a run seeds torch's global generators: threads of a cluster's worker take turns
 
 
@@ -38,7 +38,8 @@ def table(profile: Profile) -> str:
     return f"task_3_{profile.name}"
 
 
-def _key(cell: Cell) -> tuple[str, ...]:
+def key(cell: Cell) -> tuple[str, ...]:
+    """What its rows have in the columns of `Cell`."""
     return tuple(map(str, cell.key.values()))
 
 
@@ -61,7 +62,7 @@ def states(profile: Profile, cells: Sequence[Cell], folder: Path) -> dict[Cell, 
     there = read(profile, folder)
 
     def state(cell: Cell) -> str:
-        rows = there.get(_key(cell))
+        rows = there.get(key(cell))
         if not rows:
             return MISSING
         if rows[-1]["settings"] != grid.settings(profile, cell):
@@ -75,7 +76,7 @@ def states(profile: Profile, cells: Sequence[Cell], folder: Path) -> dict[Cell, 
 
 def _checkpoint(profile: Profile, cell: Cell, state: str, kept: Path | None) -> Path:
     """Where a running cell is kept; not found again once the settings or the package's code, `state`, have changed."""
-    name = "_".join(map(slug, (*_key(cell), grid.settings(profile, cell))))
+    name = "_".join(map(slug, (*key(cell), grid.settings(profile, cell))))
     return (kept or results.DATA.parent / "_build" / "task_3") / profile.name / state / f"{name}.pt"
 
 
@@ -104,6 +105,9 @@ def _finished(
     profile: Profile, todo: Sequence[Cell], jobs: int, dask: str | None, *rest
 ) -> Iterator[tuple[Cell, Rows, str, str]]:
     """`_run` of each cell, as they finish."""
+    if jobs == 1 and not dask:
+        yield from (_run(profile, cell, *rest) for cell in todo)
+        return
     from joblib import Parallel, delayed, parallel_config
 
     with ExitStack() as stack:
@@ -119,7 +123,7 @@ def _finished(
 
 def command(profile: Profile, found: dict[tuple[str, ...], Rows]) -> str:
     """The command that makes a whole table."""
-    methods, _, levels, quantise, seeds = (sorted(set(column)) for column in zip(*found, strict=True))
+    _, _, levels, quantise, seeds = (sorted(set(column)) for column in zip(*found, strict=True))
     words = [f"python -m quantized_training task3 --profile {profile.name}"]
     if levels != list(grid.LEVELS[:1]):
         words += ["--levels", *levels]
@@ -127,6 +131,8 @@ def command(profile: Profile, found: dict[tuple[str, ...], Rows]) -> str:
         words += ["--quantise", *map(slug, quantise)]
     if any(int(seed) >= profile.seeds for seed in seeds):
         words += ["--seeds", *sorted(seeds, key=int)]
+    if profile.device != grid.PROFILES.get(profile.name, profile).device:
+        words += ["--device", profile.device]
     return " ".join(words)
 
 
@@ -143,13 +149,14 @@ def _store(
 
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):  # two sweeps may write to one table
+        results.finish(table(profile), folder)
         found = read(profile, folder)
         old = results.provenance(table(profile), folder) if found else {}
-        found[_key(cell)] = rows
+        found[key(cell)] = rows
         about = old.get("about", f"Task III, profile {profile.name}: one row per epoch of each cell of the grid")
         results.write(
             table(profile),
-            [row for key in sorted(found, key=lambda k: (k[0], int(k[1]), *k[2:4], int(k[4]))) for row in found[key]],
+            [row for k in sorted(found, key=lambda k: (k[0], int(k[1]), *k[2:4], int(k[4]))) for row in found[k]],
             _joined(about, note),
             command(profile, found),
             _joined(old.get("code", ""), state),
@@ -178,13 +185,14 @@ def sweep(
     from tqdm import tqdm
 
     folder, device = folder or results.DATA / "results", device or profile.device
+    results.finish(table(profile), folder)
     todo = [cell for cell, state in states(profile, cells, folder).items() if state in (CHANGED, MISSING)]
     if not todo:
         return
     if not dask:
         _images(profile, data, True)  # downloaded once, and refused before anything runs
-    state = code()  # before anybody changes a file
-    rest = (data, device, state, kept, jobs == 1 and not dask)
+    state, jobs = code(), min(jobs, len(todo))  # the code now, before anybody changes a file
+    rest = (data, device, state, kept, jobs == 1 and not dask and sys.stderr.isatty())
     with tqdm(total=len(todo), unit="cell", desc=table(profile)) as bar:
         for cell, rows, *about in _finished(profile, todo, jobs, dask, *rest):
             checkpoint = _checkpoint(profile, cell, state, kept)
