@@ -10,7 +10,7 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from quantized_training import PSI, ASkew, BinaryConnect, Levels, QuantizedOptimizer, StraightThrough
+from quantized_training import PSI, ASkew, BinaryConnect, FullPrecision, Levels, QuantizedOptimizer, StraightThrough
 from quantized_training.bench import resnet18_shapes
 from quantized_training.tasks import networks, vision
 from quantized_training.tasks.networks import QUANTISE, groups, least_squares_scale, resnet18, resnet20, summary
@@ -305,6 +305,47 @@ def test_scaled_layers_compute_the_same_on_common_levels(quantise):
     torch.testing.assert_close(again.eval()(x), y)
     with pytest.raises(ValueError, match="weight is scaled already"):
         networks.scale_layers(model, levels, quantise)
+
+
+@pytest.mark.parametrize("method", [FullPrecision, StraightThrough])
+def test_scaled_layers_are_trained_as_weights_on_scaled_levels(method):
+    """Two ways to write it, one path of the weights: common levels of v = w / s, or levels times s of w itself."""
+    levels, x, y = Levels.integers(2), torch.randn(8, 3, 8, 8, dtype=torch.float64), torch.arange(8)
+    paths = []
+    for layers in (False, True):
+        torch.manual_seed(2)
+        model = resnet20(width=2).double()
+        factors = networks.scale_layers(model, levels) if layers else {}
+        made = groups(model, "all", levels, scaled=not layers)
+        optimizer = QuantizedOptimizer(torch.optim.SGD(made, lr=0.2, momentum=0.9, weight_decay=1e-2), method(levels))
+        path = []
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            with optimizer.latent():
+                weights = torch.cat([m.weight.detach().flatten() for m in networks._layers(model).values()])
+            path.append((loss.item(), weights))
+        assert bool(factors) == layers
+        paths.append(path)
+    for (a, u), (b, v) in zip(*paths, strict=True):
+        assert a == pytest.approx(b, rel=1e-9)
+        torch.testing.assert_close(u, v, rtol=1e-9, atol=1e-12)
+
+
+def test_a_stride_of_two_halves_the_pixels_and_nothing_else():
+    x, sizes = torch.randn(2, 3, 32, 32), {}
+    for stride in (1, 2):
+        model = resnet20(width=2, stride=stride)
+        model.stages.register_forward_hook(lambda m, i, o, s=stride: sizes.update({s: (i[0].shape, o.shape)}))
+        model(x)
+        sizes[stride] = (*sizes[stride], count(model.parameters()))
+    assert [tuple(s) for s in sizes[1][:2]] == [(2, 2, 32, 32), (2, 8, 8, 8)]
+    assert [tuple(s) for s in sizes[2][:2]] == [(2, 2, 16, 16), (2, 8, 4, 4)]
+    assert sizes[1][2] == sizes[2][2]
+    with pytest.raises(ValueError, match="stride=0"):
+        resnet20(stride=0)
 
 
 def test_constants_of_a_method_have_to_fit_scaled_gaps():

@@ -53,26 +53,33 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """(n, channels, height, width) -> (n, classes) for images of 8 pixels and more.
 
-    A 3 x 3 convolution to `width` channels; stages of blocks[i] blocks each, every stage but the first with twice the
+    A 3 x 3 convolution to `width` channels, of every `stride`-th pixel; stages of blocks[i] blocks each, every stage but the first with twice the
     channels and half the pixels of the one before; mean over the pixels; a linear layer. Convolutions start normal with
     variance 2 / inputs (He et al., 2015), the linear layer as torch's. Raises ValueError for values that make no network.
     """
 
     def __init__(
-        self, blocks: tuple[int, ...], width: int, classes: int = 10, channels: int = 3, shortcut: str = "projection"
+        self,
+        blocks: tuple[int, ...],
+        width: int,
+        classes: int = 10,
+        channels: int = 3,
+        shortcut: str = "projection",
+        stride: int = 1,
     ) -> None:
         super().__init__()
         for name, value in (
             ("width", width),
             ("classes", classes),
             ("channels", channels),
+            ("stride", stride),
             *(("blocks", b) for b in blocks),
         ):
             if not (isinstance(value, int) and value > 0):
                 raise ValueError(f"{name}={value!r}: it must be a positive integer")
         if shortcut not in SHORTCUTS:
             raise ValueError(f"shortcut={shortcut!r}: allowed are {', '.join(map(repr, SHORTCUTS))}")
-        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         stages, into = [], width
         for i, count in enumerate(blocks):
@@ -100,12 +107,15 @@ def resnet18(classes: int = 10, channels: int = 3, width: int = 64) -> ResNet:
     return ResNet((2, 2, 2, 2), width, classes, channels, "projection")
 
 
-def resnet20(classes: int = 10, channels: int = 3, width: int = 16, shortcut: str = "identity") -> ResNet:
+def resnet20(
+    classes: int = 10, channels: int = 3, width: int = 16, shortcut: str = "identity", stride: int = 1
+) -> ResNet:
     """ResNet-20, channels 16, 32, 64: 269,722 parameters for 10 classes of colour images.
 
-    Shortcuts without parameters, as He et al. use for CIFAR-10; with "projection" it has 272,474.
+    Shortcuts without parameters, as He et al. use for CIFAR-10; with "projection" it has 272,474. stride: of the first
+    convolution; 2 makes a training step about four times as fast on a processor.
     """
-    return ResNet((3, 3, 3), width, classes, channels, shortcut)
+    return ResNet((3, 3, 3), width, classes, channels, shortcut, stride)
 
 
 # Which parameters are quantised

@@ -21,6 +21,7 @@ from ..constraints import PHI
 from ..methods import SGDA, ASkew, FullPrecision, Method
 from ..optimizer import QuantizedOptimizer
 from ..schedules import Schedule, as_schedule
+from .distributed import average, parallel, place, send_round, wait
 from .on_device import REACH, Data, augment, evaluate, flops, move, peak_of, predict, reestimate, stopwatch
 from .vision import Images
 
@@ -123,6 +124,7 @@ def _epoch(
 ) -> dict[str, float]:
     """One epoch of training steps: the first part of its row."""
     n, done, losses = len(data.train_y), len(run.record), []
+    rank, processes = place()
     order = torch.randperm(n, generator=run.batches)
     flip, *shifts = (torch.randint(k, (n,), generator=run.batches) for k in (2, 2 * REACH + 1, 2 * REACH + 1))
     order, flip, down, right = (t.to(run.device) for t in (order, flip == 1, *(s - REACH for s in shifts)))
@@ -130,7 +132,7 @@ def _epoch(
     for k in range(steps):
         for group in run.optimizer.param_groups:
             group["lr"] = schedule(done + k / steps)
-        i = order[k * batch : (k + 1) * batch]
+        i = order[k * batch : (k + 1) * batch].chunk(processes)[rank]
         x = augment(data.train_x[i], flip[i], down[i], right[i]) if augmented else data.train_x[i]
         loss = cross_entropy(predict(forward, x, data.mean, data.std), data.train_y[i])
         run.optimizer.zero_grad()
@@ -138,9 +140,10 @@ def _epoch(
         run.optimizer.step()
         losses.append(loss.detach())
         tick()
-    seconds, loss = seconds(), torch.stack(losses).double().mean().item()
+    seconds, loss = seconds(), average(torch.stack(losses).double()).mean().item()
     if not math.isfinite(loss):
         raise FloatingPointError(f"the mean loss of the epoch is {loss}")
+    send_round(run.model.buffers())  # DDP does so before each step; after the last one each process has its own
     row = {"epoch": done + 1, "lr": group["lr"], "epsilon": getattr(run.optimizer.method, "epsilon", math.nan)}
     return row | {"loss": loss, "seconds": seconds, "images_per_second": steps * batch / seconds}
 
@@ -223,6 +226,17 @@ def train_images(
     nothing is left to do. On a CPU, with the same number of threads, an interrupted run ends with the weights and record of
     an uninterrupted one, bit for bit, times aside. Raises ValueError where the file is damaged or belongs to other settings
     or data, and for settings that make no run; Diverged, with what was last good, where the loss or a gradient is not finite.
+
+    Several processes, started by torchrun, inside `distributed.distributed()`: all call this function with the same
+    arguments, each takes its part of each batch (`batch` is that of all together), DistributedDataParallel averages the
+    gradients, and all take the same step; each returns the same run, but for its times. `loss`, `images_per_second` and
+    `utilisation` are those of all. All read the checkpoint, the first writes it and shows the progress. On a GPU batch
+    normalisation takes the statistics of the whole batch (torch's SyncBatchNorm, which stays in the network). On a CPU,
+    where torch has no such thing, it takes those of each process's part (ghost batch normalisation), and the running
+    statistics are the first process's: with it the run is not that of one process. Dropout draws the same in every
+    process, each for its part. From three processes on, an interrupted run may differ from an uninterrupted one by
+    rounding errors, as torch adds up in an order of its own. Raises ValueError where the number of processes does not
+    divide `batch`, or the processes do not start from the same weights; Diverged in all of them.
     """
     from tqdm.auto import tqdm  # a dependency of the book, not of the package
 
@@ -232,11 +246,15 @@ def train_images(
             f"epochs={epochs}, batch={batch}, reestimation={reestimation}: allowed are epochs from 1, batches of 1 to {n} "
             "images, reestimation from 0"
         )
+    rank, processes = place()
+    if batch % processes:
+        raise ValueError(f"batch={batch}: with {processes} processes allowed are the multiples of {processes}")
     augmented = images.name != "digits" if augmented is None else augmented
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         run = _build(network, method, groups, schedule(0), momentum, weight_decay, seed, device)
         plain = {"epochs": epochs, "batch": batch, "momentum": momentum, "augmented": augmented, "seed": seed}
         plain |= {"lr": schedule, "reestimation": reestimation, "device": device.type, "compiled": compiled}
+        plain |= {"processes": processes} if processes > 1 else {}
         settings = {key: checkpoints.words(value) for key, value in plain.items()}
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None:
@@ -244,12 +262,16 @@ def train_images(
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 run.restore(checkpoints.read(path, settings))
-        good, data = run.state(), move(images, device)
-        forward = torch.compile(run.model) if compiled else run.model
         work = flops(run.model, images.train_x.shape[1:])
+        forward = parallel(run.model, device, len(run.record))
+        if forward is not run.model:  # DDP has written each parameter anew, which the optimizer takes for other weights
+            run.restore(run.state())
+        good, data = run.state(), move(images, device)
+        forward = torch.compile(forward) if compiled else forward
         kept = data.train_x[: min(reestimation, n // batch) * batch]
-        steps, peak = n // batch, peak or peak_of(device)
-        with tqdm(total=epochs * steps, initial=len(run.record) * steps, unit="step", disable=not progress) as bar:
+        steps, peak = n // batch, processes * (peak or peak_of(device))
+        hidden = rank > 0 or not progress
+        with tqdm(total=epochs * steps, initial=len(run.record) * steps, unit="step", disable=hidden) as bar:
             while len(run.record) < epochs:
                 with run.optimizer.latent():
                     before = cells(run.optimizer)
@@ -265,6 +287,8 @@ def train_images(
                 run.optimizer.method.anneal()
                 good = run.state()
                 if path is not None:
-                    checkpoints.write(path, good, settings)
+                    if rank == 0:
+                        checkpoints.write(path, good, settings)
+                    wait()  # where one process goes on, all can read the file
                 bar.set_postfix(loss=f"{row['loss']:.3f}", quantised=f"{run.record[-1]['quantised_accuracy']:.2%}")
     return run
