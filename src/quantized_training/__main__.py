@@ -14,6 +14,7 @@ import torch
 
 from . import results
 from .tasks import grid, networks, sweep
+from .tasks.distributed import distributed, place
 from .tasks.grid import Cell, Profile
 from .tasks.sweep import slug
 
@@ -122,14 +123,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.error("torch finds no GPU here; --device cpu runs the same without one, --list says what is stored")
     if kind != profile.device:  # other numbers, so another digest of the settings
         profile = replace(profile, device=kind)
-    jobs = options.jobs or (os.cpu_count() if kind == "cpu" else 1)
     try:
-        if not options.list:
-            sweep.sweep(profile, cells, data=options.data, jobs=jobs, dask=options.dask, device=options.device,
-                        folder=folder)  # fmt: skip
-        show(lines(profile, cells, folder))
-        if (path := folder / f"{sweep.table(profile)}.csv").exists():
-            print(results.provenance(sweep.table(profile), folder)["about"], path, sep="\n")
+        with distributed(kind):
+            rank, processes = place()
+            if processes > 1 and (options.dask or (options.jobs or 1) > 1 or ":" in (options.device or "")):
+                options.error(
+                    "under torchrun all processes train one cell, each on its own GPU: no --jobs, --dask, cuda:1"
+                )
+            jobs = options.jobs or (os.cpu_count() if kind == "cpu" and processes == 1 else 1)
+            if not options.list:
+                sweep.sweep(profile, cells, data=options.data, jobs=jobs, dask=options.dask, device=options.device,
+                            folder=folder)  # fmt: skip
+            if rank == 0:
+                show(lines(profile, cells, folder))
+                if (path := folder / f"{sweep.table(profile)}.csv").exists():
+                    print(results.provenance(sweep.table(profile), folder)["about"], path, sep="\n")
     except (OSError, ValueError) as error:  # no data, no connection, a table or checkpoint that is damaged
         print(error, file=sys.stderr)
         return 1

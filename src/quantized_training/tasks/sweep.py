@@ -2,7 +2,8 @@
 
 The rows of a finished cell go into data/results/task_3_PROFILE.csv at once, written by the process that called `sweep`; a
 cell that was interrupted goes on from its checkpoint. On the CPU a cell runs on one thread, so the table depends neither on
-how many run at a time nor on where.
+how many run at a time nor on where. Under torchrun, inside `distributed.distributed()`, all processes train each cell together and
+the first writes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from .. import results
 from ..experiments import code
 from . import grid, vision
+from .distributed import place, wait
 from .grid import Cell, Profile
 
 Rows = list[dict[str, str]]
@@ -75,14 +77,15 @@ def states(profile: Profile, cells: Sequence[Cell], folder: Path) -> dict[Cell, 
 
 
 def _checkpoint(profile: Profile, cell: Cell, state: str, kept: Path | None) -> Path:
-    """Where a running cell is kept; not found again once the settings or the package's code, `state`, have changed."""
-    name = "_".join(map(slug, (*key(cell), grid.settings(profile, cell))))
+    """Where a running cell is kept; not found again once the settings, the number of processes, or the package's code,
+    `state`, have changed."""
+    name = "_".join(map(slug, (*key(cell), grid.settings(profile, cell), str(place()[1]))))
     return (kept or results.DATA.parent / "_build" / "task_3") / profile.name / state / f"{name}.pt"
 
 
 @lru_cache(maxsize=1)
-def _images(profile: Profile, data: Path | None, progress: bool = False) -> vision.Images:
-    return grid.images(profile, data, progress)
+def _images(profile: Profile, data: Path | None) -> vision.Images:
+    return grid.images(profile, data, progress=place()[0] == 0)
 
 
 def _run(
@@ -98,7 +101,8 @@ def _run(
         finally:
             torch.set_num_threads(threads)
     rows = [{name: results.stored(value) for name, value in row.items()} for row in rows]
-    return cell, rows, images.note, results.hardware(device)
+    many = f"{place()[1]} × " if place()[1] > 1 else ""
+    return cell, rows, images.note, many + results.hardware(device)
 
 
 def _finished(
@@ -180,21 +184,27 @@ def sweep(
 
     data: folder of the images, as for `vision.load`. jobs: cells at a time. dask: address of a Dask cluster's scheduler, on
     whose workers the cells run instead. folder: of the table, by default data/results. kept: where running cells are kept,
-    by default _build/task_3. Raises as `read`, `vision.load` and `train_images` do.
+    by default _build/task_3. Under torchrun jobs must be 1. Raises as `read`, `vision.load` and `train_images` do.
     """
     from tqdm import tqdm
 
     folder, device = folder or results.DATA / "results", device or profile.device
-    results.finish(table(profile), folder)
+    first = place()[0] == 0
+    if first:
+        results.finish(table(profile), folder)
+    wait()
     todo = [cell for cell, state in states(profile, cells, folder).items() if state in (CHANGED, MISSING)]
+    wait()  # all have read the table before the first process writes to it
     if not todo:
         return
     if not dask:
-        _images(profile, data, True)  # downloaded once, and refused before anything runs
+        _images(profile, data)  # downloaded once, and refused before anything runs
     state, jobs = code(), min(jobs, len(todo))  # the code now, before anybody changes a file
     rest = (data, device, state, kept, jobs == 1 and not dask and sys.stderr.isatty())
-    with tqdm(total=len(todo), unit="cell", desc=table(profile)) as bar:
+    with tqdm(total=len(todo), unit="cell", desc=table(profile), disable=not first) as bar:
         for cell, rows, *about in _finished(profile, todo, jobs, dask, *rest):
+            if not first:
+                continue
             checkpoint = _checkpoint(profile, cell, state, kept)
             _store(profile, cell, rows, *about, state, folder, checkpoint.parents[1] / "lock")
             checkpoint.unlink(missing_ok=True)
