@@ -137,12 +137,14 @@ def _folder(folder: Path | None) -> Path:
     return folder or DATA / "results"
 
 
-def write(name: str, rows: Sequence[Row], about: str, command: str, code: str, folder: Path | None = None) -> Path:
+def write(
+    name: str, rows: Sequence[Row], about: str, command: str, code: str, folder: Path | None = None, made_on: str = ""
+) -> Path:
     """Store the rows of an experiment as NAME.csv and NAME.json; returns the path of the former.
 
     Each file is written beside its place and then moved there, so neither is ever seen half written; a table that was moved
-    without its JSON does not match it, and `read` says so. code: checksum of the package that made the rows. Raises
-    ValueError for no rows, for rows with different columns, and for values that are not text or numbers.
+    without its JSON does not match it: `read` says so, `finish` moves the JSON. code: checksum of the package that made the rows; made_on: the
+    hardware, by default this CPU. Raises ValueError for no rows, for rows with different columns, and for values that are not text or numbers.
     """
     if not rows:
         raise ValueError(f"{name}: no rows to store")
@@ -165,13 +167,22 @@ def write(name: str, rows: Sequence[Row], about: str, command: str, code: str, f
         "commit": _commit(),
         "code": code,
         "versions": _versions(),
-        "hardware": hardware(),
+        "hardware": made_on or hardware(),
     }
     folder = _folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / f".{name}.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
     write_whole(folder / f"{name}.csv", text.encode())
-    write_whole(folder / f"{name}.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    finish(name, folder)
     return folder / f"{name}.csv"
+
+
+def finish(name: str, folder: Path | None = None) -> None:
+    """The last step of `write`, for what was interrupted before it: move the JSON to its place if the table has been moved."""
+    table, beside = _folder(folder) / f"{name}.csv", _folder(folder) / f".{name}.json"
+    if beside.exists() and table.exists():
+        if json.loads(beside.read_bytes())["sha256"] == hashlib.sha256(table.read_bytes()).hexdigest():
+            os.replace(beside, table.with_suffix(".json"))
 
 
 def stored(value: Value) -> str:
@@ -203,15 +214,23 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> str:
-    """The class of the machine, e.g. "CPU, x86_64, 2 cores"."""
-    return f"CPU, {platform.machine()}, {os.cpu_count()} cores"
+def hardware(device: str = "cpu") -> str:
+    """The class of the machine, e.g. "CPU, x86_64, 2 cores"; for a GPU its name instead of "CPU"."""
+    kind = "CPU"
+    if device.startswith("cuda"):
+        import torch
+
+        kind = torch.cuda.get_device_name(device)
+    return f"{kind}, {platform.machine()}, {os.cpu_count()} cores"
 
 
 def provenance(name: str, folder: Path | None = None) -> dict:
     """What made a stored result. Raises FileNotFoundError where there is none, DamagedResults where it cannot be trusted."""
     table, record = (_folder(folder) / f"{name}.{kind}" for kind in ("csv", "json"))
     again = f"`make results ONLY={name}` writes it anew"
+    if name.startswith("task_3_"):  # where finished cells are, which are not overwritten
+        profile = name.removeprefix("task_3_")
+        again = f"remove both files, and `python -m quantized_training task3 --profile {profile}` makes them anew"
     for path in (table, record):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such result; {again}")

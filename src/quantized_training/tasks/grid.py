@@ -21,7 +21,7 @@ from ..levels import Levels
 from ..methods import SGDA, ASkew, BinaryConnect, FullPrecision, Method, ProxQuant, StraightThrough
 from ..results import Value
 from ..schedules import Cosine, Geometric, Linear
-from . import networks, vision
+from . import distributed, networks, vision
 from .task_3 import Diverged, train_images
 
 BITS = (1, 2, 4)
@@ -165,6 +165,8 @@ def settings(profile: Profile, cell: Cell) -> str:
     """Twelve hexadecimal digits that change with anything a cell's numbers depend on, except the code of the package."""
     method = METHODS[cell.method](codebook(cell.bits), profile.epochs, cell.seed)
     protocol = asdict(profile) | {"seeds": None}
+    if profile.device == "cpu" and distributed.place()[1] > 1:  # each process normalises its own part of a batch
+        protocol["processes"] = distributed.place()[1]
     return sha256(repr((protocol, cell, checkpoints.words(method))).encode()).hexdigest()[:12]
 
 
