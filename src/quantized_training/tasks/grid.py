@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
-from .. import checkpoints
+from .. import checkpoints, results
 from ..constraints import PHI, PSI, Constraint
 from ..levels import Levels
 from ..methods import SGDA, ASkew, BinaryConnect, FullPrecision, Method, ProxQuant, StraightThrough
 from ..results import Value
 from ..schedules import Cosine, Geometric, Linear
 from . import distributed, networks, vision
-from .task_3 import Diverged, train_images
+from .task_3 import Diverged, Run, train_images
 
 BITS = (1, 2, 4)
 FULL = 32  # "bits" of full precision
@@ -172,6 +173,31 @@ def settings(profile: Profile, cell: Cell) -> str:
     return sha256(repr((protocol, cell, checkpoints.words(method))).encode()).hexdigest()[:12]
 
 
+def train(
+    profile: Profile,
+    cell: Cell,
+    data: vision.Images,
+    checkpoint: Path | None = None,
+    progress: bool = False,
+    device: str | None = None,
+) -> Run:
+    """Train one cell: its network, optimizer and record. Raises as `train_images` does."""
+    levels = codebook(cell.bits)
+    return train_images(
+        data,
+        partial(network, profile, len(data.classes), data.train_x.shape[1], cell),
+        partial(METHODS[cell.method], levels, profile.epochs, cell.seed),
+        partial(networks.groups, quantise=cell.quantise, levels=levels),
+        epochs=profile.epochs,
+        batch=profile.batch,
+        lr=Cosine(profile.lr, profile.epochs),
+        seed=cell.seed,
+        device=device or profile.device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
 def run(
     profile: Profile,
     cell: Cell,
@@ -184,22 +210,8 @@ def run(
 
     Where the loss became NaN the last row, one epoch beyond what was good, holds NaN.
     """
-    levels = codebook(cell.bits)
     try:
-        made = train_images(
-            data,
-            partial(network, profile, len(data.classes), data.train_x.shape[1], cell),
-            partial(METHODS[cell.method], levels, profile.epochs, cell.seed),
-            partial(networks.groups, quantise=cell.quantise, levels=levels),
-            epochs=profile.epochs,
-            batch=profile.batch,
-            lr=Cosine(profile.lr, profile.epochs),
-            seed=cell.seed,
-            device=device or profile.device,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
-        record = made.record
+        record = train(profile, cell, data, checkpoint, progress, device).record
     except Diverged as error:
         record = error.run.record if error.run else []
         record = [*record, dict.fromkeys(RECORD, math.nan) | {"epoch": len(record) + 1}]
@@ -211,3 +223,34 @@ RECORD = (
     "epoch", "epsilon", "loss", "latent_loss", "latent_accuracy", "quantised_loss", "quantised_accuracy",
     "reestimated_loss", "reestimated_accuracy", "changed", "infeasible", "distance", "seconds", "utilisation",
 )  # fmt: skip
+
+
+# Stored cells
+
+
+def stored(profile: Profile, folder: Path | None = None) -> dict[Cell, list[dict[str, float]]]:
+    """The record, one dict of `RECORD` per epoch, of each cell in a profile's table that was run whole (or until it
+    diverged) under the settings of now, seed by seed; nothing where there is no table. folder: by default data/results.
+    Raises DamagedResults as `results.read` does."""
+    name, records = f"task_3_{profile.name}", {}
+    if not ((folder or results.DATA / "results") / f"{name}.csv").exists():
+        return {}
+    for row in results.read_text(name, folder):
+        cell = Cell(row["method"], int(row["bits"]), row["levels"], row["quantise"], int(row["seed"]))
+        record = {column: float(row[column]) for column in RECORD}
+        records.setdefault((cell, row["settings"]), []).append(record)
+    return {
+        cell: record
+        for (cell, words), record in sorted(records.items(), key=lambda item: item[0][0].seed)
+        if words == settings(profile, cell) and (len(record) == profile.epochs or math.isnan(record[-1]["loss"]))
+    }
+
+
+def over_seeds(records: dict[Cell, list[dict[str, float]]], quantity: str) -> dict[Cell, np.ndarray]:
+    """One quantity of `RECORD` for all seeds of a cell, which the cell of seed 0 stands for: (seeds, epochs), after a
+    divergence NaN."""
+    found: dict[Cell, list[list[float]]] = {}
+    for cell, record in records.items():
+        found.setdefault(replace(cell, seed=0), []).append([row[quantity] for row in record])
+    longest = max((len(path) for paths in found.values() for path in paths), default=0)
+    return {c: np.array([p + [math.nan] * (longest - len(p)) for p in paths]) for c, paths in found.items()}
