@@ -108,7 +108,11 @@ def _run(
 def _finished(
     profile: Profile, todo: Sequence[Cell], jobs: int, dask: str | None, *rest
 ) -> Iterator[tuple[Cell, Rows, str, str]]:
-    """`_run` of each cell, as they finish."""
+    """`_run` of each cell, as they finish.
+
+    joblib 1.6 waits for ever where the workers of a cluster died under one cell more often than the scheduler allows (its
+    `allowed-failures`, 3): interrupt it, and the same command goes on.
+    """
     if jobs == 1 and not dask:
         yield from (_run(profile, cell, *rest) for cell in todo)
         return
