@@ -26,7 +26,7 @@ data/results/task_3_PROFILE.csv. Cells that are stored are not run again. Ctrl-C
 
 profiles:
   cpu     scikit-learn's digits and a narrow ResNet-20; a few seconds a cell
-  subset  4,000 images of CIFAR-10 and the same network; about two minutes a cell
+  subset  10,000 images of CIFAR-10 and the same network on every second pixel; about two minutes a cell
   gpu     all of CIFAR-10 and a ResNet-18 on a GPU; not measured yet
 """
 

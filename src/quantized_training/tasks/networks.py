@@ -53,9 +53,10 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """(n, channels, height, width) -> (n, classes) for images of 8 pixels and more.
 
-    A 3 x 3 convolution to `width` channels, of every `stride`-th pixel; stages of blocks[i] blocks each, every stage but the first with twice the
-    channels and half the pixels of the one before; mean over the pixels; a linear layer. Convolutions start normal with
-    variance 2 / inputs (He et al., 2015), the linear layer as torch's. Raises ValueError for values that make no network.
+    A 3 x 3 convolution to `width` channels, of every `stride`-th pixel; stages of blocks[i] blocks each, every stage but the
+    first with twice the channels and half the pixels of the one before; mean over the pixels; a linear layer. Convolutions
+    start normal with variance 2 / inputs (He et al., 2015), the linear layer as torch's. Raises ValueError for values that
+    make no network.
     """
 
     def __init__(
@@ -102,13 +103,13 @@ class ResNet(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def resnet18(classes: int = 10, channels: int = 3, width: int = 64) -> ResNet:
+def resnet18(classes: int = 10, channels: int = 3, width: int = 64, stride: int = 1) -> ResNet:
     """ResNet-18 with the stem for small images (3 x 3, no pooling): 11,173,962 parameters for 10 classes of colour images."""
-    return ResNet((2, 2, 2, 2), width, classes, channels, "projection")
+    return ResNet((2, 2, 2, 2), width, classes, channels, "projection", stride)
 
 
 def resnet20(
-    classes: int = 10, channels: int = 3, width: int = 16, shortcut: str = "identity", stride: int = 1
+    classes: int = 10, channels: int = 3, width: int = 16, stride: int = 1, shortcut: str = "identity"
 ) -> ResNet:
     """ResNet-20, channels 16, 32, 64: 269,722 parameters for 10 classes of colour images.
 

@@ -183,6 +183,7 @@ def sweep(
     device: str | None = None,
     folder: Path | None = None,
     kept: Path | None = None,
+    progress: bool = True,
 ) -> None:
     """Run the cells that are not stored, and store each when it has finished.
 
@@ -204,8 +205,8 @@ def sweep(
     if not dask:
         _images(profile, data)  # downloaded once, and refused before anything runs
     state, jobs = code(), min(jobs, len(todo))  # the code now, before anybody changes a file
-    rest = (data, device, state, kept, jobs == 1 and not dask and sys.stderr.isatty())
-    with tqdm(total=len(todo), unit="cell", desc=table(profile), disable=not first) as bar:
+    rest = (data, device, state, kept, progress and jobs == 1 and not dask and sys.stderr.isatty())
+    with tqdm(total=len(todo), unit="cell", desc=table(profile), disable=not (first and progress)) as bar:
         for cell, rows, *about in _finished(profile, todo, jobs, dask, *rest):
             if not first:
                 continue
