@@ -23,13 +23,13 @@ from quantized_training import results
 from quantized_training.tasks import grid, networks, sweep, task_3
 from quantized_training.tasks.grid import Cell, Profile
 
-TINY = Profile("tiny", "digits", 100, 50, "resnet20", 2, 2, 20, 0.1, 2)
+TINY = Profile("tiny", "digits", 100, 50, "resnet20", 2, 1, 2, 20, 0.1, 2)
 PLAIN = replace(TINY, name="plain", network="plain", width=8)  # without batch normalisation
 CELLS = grid.cells(TINY, bits=(1, grid.FULL), seeds=(0,))
 FEW = grid.cells(TINY, ("BinaryConnect", "ASkewSGD"), (1, 2), seeds=(0,))
 
 
-def plain(classes: int, channels: int, width: int) -> nn.Module:
+def plain(classes: int, channels: int, width: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, width), nn.ReLU(), nn.Linear(width, classes))
 
 
@@ -82,7 +82,10 @@ def test_table_of_all_methods(done):
     rows = numbers(done)
     assert len(CELLS) == 7 and len(rows) == 2 * len(CELLS)
     assert {tuple(row[k] for k in Cell.__dataclass_fields__) for row in rows} == set(map(sweep.key, CELLS))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     one = grid.run(TINY, CELLS[5], grid.images(TINY))
+    torch.set_num_threads(threads)
     stored = sweep.read(TINY, done)[sweep.key(CELLS[5])]
     for row, expected in zip(stored, one, strict=True):
         for name in ("settings", "epoch", "loss", "quantised_accuracy", "distance"):
