@@ -16,7 +16,7 @@ from ..tasks.task_3 import train_images
 from . import Experiment
 
 PROFILE = grid.PROFILES["cpu"]
-SEEDS = 5
+SEEDS = 3
 LAST_RATIO = 0.88**50  # by how much epsilon falls in all, in the annealing of Leconte et al.
 
 

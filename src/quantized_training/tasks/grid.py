@@ -55,7 +55,7 @@ class Profile:
 PROFILES = {
     p.name: p
     for p in (
-        Profile("cpu", "digits", None, None, "resnet20", 8, 1, 20, 64, 0.1, 5),
+        Profile("cpu", "digits", None, None, "resnet20", 8, 1, 20, 64, 0.1, 3),
         Profile("subset", "cifar-10", 10000, 2000, "resnet20", 8, 2, 20, 64, 0.1, 3),
         Profile("gpu", "cifar-10", None, None, "resnet18", 64, 1, 40, 256, 0.2, 3, "cuda"),
     )

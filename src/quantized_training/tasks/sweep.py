@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,8 +31,8 @@ _ONE = threading.Lock()  # a run seeds torch's global generators: threads of a c
 
 
 def slug(name: str) -> str:
-    """A name as it is typed: lower case, words joined by dashes, without the value of a parameter in parentheses."""
-    return re.sub(r"[\W_]+", "-", re.sub(r"\([^)]*=[^)]*\)", "", name.lower())).strip("-")
+    """A name as it is typed: in lower case, its words joined by dashes."""
+    return re.sub(r"[\W_]+", "-", name.lower()).strip("-")
 
 
 def table(profile: Profile) -> str:
@@ -76,11 +76,26 @@ def states(profile: Profile, cells: Sequence[Cell], folder: Path) -> dict[Cell, 
     return {cell: state(cell) for cell in cells}
 
 
+def _kept(profile: Profile, kept: Path | None) -> Path:
+    return (kept or results.DATA.parent / "_build" / "task_3") / profile.name
+
+
+@contextmanager
+def _locked(profile: Profile, kept: Path | None, folder: Path) -> Iterator[None]:
+    """Alone with the table: two sweeps may write to one."""
+    from filelock import FileLock
+
+    _kept(profile, kept).mkdir(parents=True, exist_ok=True)
+    with FileLock(_kept(profile, kept) / "lock"):
+        results.finish(table(profile), folder)
+        yield
+
+
 def _checkpoint(profile: Profile, cell: Cell, state: str, kept: Path | None) -> Path:
     """Where a running cell is kept; not found again once the settings, the number of processes, or the package's code,
     `state`, have changed."""
     name = "_".join(map(slug, (*key(cell), grid.settings(profile, cell), str(place()[1]))))
-    return (kept or results.DATA.parent / "_build" / "task_3") / profile.name / state / f"{name}.pt"
+    return _kept(profile, kept) / state / f"{name}.pt"
 
 
 @lru_cache(maxsize=1)
@@ -108,7 +123,11 @@ def _run(
 def _finished(
     profile: Profile, todo: Sequence[Cell], jobs: int, dask: str | None, *rest
 ) -> Iterator[tuple[Cell, Rows, str, str]]:
-    """`_run` of each cell, as they finish."""
+    """`_run` of each cell, as they finish.
+
+    joblib 1.6 waits for ever where the workers of a cluster died under one cell more often than the scheduler allows (its
+    `allowed-failures`, 3): interrupt it, and the same command goes on.
+    """
     if jobs == 1 and not dask:
         yield from (_run(profile, cell, *rest) for cell in todo)
         return
@@ -146,14 +165,10 @@ def _joined(old: str, new: str) -> str:
 
 
 def _store(
-    profile: Profile, cell: Cell, rows: Rows, note: str, hardware: str, state: str, folder: Path, lock: Path
+    profile: Profile, cell: Cell, rows: Rows, note: str, hardware: str, state: str, folder: Path, kept: Path | None
 ) -> None:
-    """Put the rows of a cell into the table, in place of those it has there."""
-    from filelock import FileLock
-
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):  # two sweeps may write to one table
-        results.finish(table(profile), folder)
+    """Put the rows of a cell into the table, in place of those it has there; then its checkpoint is not needed any more."""
+    with _locked(profile, kept, folder):
         found = read(profile, folder)
         old = results.provenance(table(profile), folder) if found else {}
         found[key(cell)] = rows
@@ -167,6 +182,7 @@ def _store(
             folder,
             _joined(old.get("hardware", ""), hardware),
         )
+    _checkpoint(profile, cell, state, kept).unlink(missing_ok=True)
 
 
 def sweep(
@@ -185,16 +201,15 @@ def sweep(
 
     data: folder of the images, as for `vision.load`. jobs: cells at a time. dask: address of a Dask cluster's scheduler, on
     whose workers the cells run instead. folder: of the table, by default data/results. kept: where running cells are kept,
-    by default _build/task_3. Under torchrun jobs must be 1. Raises as `read`, `vision.load` and `train_images` do.
+    by default _build/task_3. progress: show bars. Under torchrun jobs must be 1. Raises as `read`, `vision.load` and
+    `train_images` do.
     """
     from tqdm import tqdm
 
     folder, device = folder or results.DATA / "results", device or profile.device
     first = place()[0] == 0
-    if first:
-        results.finish(table(profile), folder)
-    wait()
-    todo = [cell for cell, state in states(profile, cells, folder).items() if state in (CHANGED, MISSING)]
+    with _locked(profile, kept, folder):
+        todo = [cell for cell, state in states(profile, cells, folder).items() if state in (CHANGED, MISSING)]
     wait()  # all have read the table before the first process writes to it
     if not todo:
         return
@@ -204,10 +219,7 @@ def sweep(
     rest = (data, device, state, kept, progress and jobs == 1 and not dask and sys.stderr.isatty())
     with tqdm(total=len(todo), unit="cell", desc=table(profile), disable=not (first and progress)) as bar:
         for cell, rows, *about in _finished(profile, todo, jobs, dask, *rest):
-            if not first:
-                continue
-            checkpoint = _checkpoint(profile, cell, state, kept)
-            _store(profile, cell, rows, *about, state, folder, checkpoint.parents[1] / "lock")
-            checkpoint.unlink(missing_ok=True)
+            if first:
+                _store(profile, cell, rows, *about, state, folder, kept)
             bar.set_postfix_str(f"{cell.method}, {cell.bits} bits: {float(rows[-1]['quantised_accuracy']):.2%}")
             bar.update()
