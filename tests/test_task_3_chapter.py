@@ -72,12 +72,12 @@ def test_stored_is_the_table(name):
 
 @both
 def test_hardly_any_weight_changes_its_level_after_annealing_has_begun(name):
-    """None with one bit; with more at most one in a thousand in an epoch."""
+    """None with one bit; with more at most five in a thousand in an epoch."""
     checked = 0
     for (method, bits, *_), rows in runs(name).items():
         if method in ASKEW:
             changed = [float(r["changed"]) for r in rows]
-            assert max(changed[start(rows) :]) <= (0 if bits == "1" else 1e-3)
+            assert max(changed[start(rows) :]) <= (0 if bits == "1" else 5e-3)
             assert changed[0] > 1e-5
             checked += 1
     assert checked
