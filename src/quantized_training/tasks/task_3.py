@@ -238,7 +238,7 @@ def train_images(
     rounding errors, as torch adds up in an order of its own. Raises ValueError where the number of processes does not
     divide `batch`, or the processes do not start from the same weights; Diverged in all of them.
     """
-    from tqdm.auto import tqdm  # a dependency of the book, not of the package
+    from tqdm import tqdm  # a dependency of the book, not of the package
 
     n, device, schedule = len(images.train_y), torch.device(device), as_schedule(lr)
     if epochs < 1 or not 1 <= batch <= n or reestimation < 0:
