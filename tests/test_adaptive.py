@@ -4,9 +4,13 @@ import copy
 import io
 import itertools
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+import torch.distributed
 
 from helpers import tensor
 from quantized_training import BinaryConnect, FullPrecision, Levels, QuantizedOptimizer, StraightThrough
@@ -342,6 +346,49 @@ def through_a_file(state):
     file = io.BytesIO()
     torch.save(state, file)
     return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+
+
+SHARDED = """
+import sys, torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from quantized_training.adaptive import BAMSProd
+
+def run(shard):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 5, dtype=torch.float64)
+    if shard:
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    optimizer = BAMSProd(model.parameters(), lr=0.1, box=0.3)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.randn(8, 6, dtype=torch.float64)).square().mean().backward()
+        optimizer.step()
+    return model.weight.detach(), optimizer.state[model.weight]["target"][0]
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+(w, c), (sharded, d) = run(False), run(True)
+assert sharded.to_local().numel() < w.numel()
+torch.testing.assert_close(sharded.full_tensor(), w, rtol=1e-12, atol=1e-14)
+assert abs(c - d) < 1e-12 * c
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="this torch has no gloo"
+)
+def test_bounds_of_sharded_parameters_are_those_of_the_whole_ones(tmp_path):
+    command = [sys.executable, "-c", SHARDED, str(tmp_path / "store")]
+    env = {"GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0", **os.environ}
+    ranks = [subprocess.Popen([*command, str(r)], stderr=subprocess.PIPE, text=True, env=env) for r in range(2)]
+    try:
+        errors = [p.communicate(timeout=120)[1] for p in ranks]
+    finally:
+        for p in ranks:
+            p.kill()
+    assert [p.returncode for p in ranks] == [0, 0], errors
 
 
 OPTIMIZERS = {

@@ -101,15 +101,17 @@ class BAMSProd(torch.optim.Optimizer):
 
         c_t = max(c_(t-1), L_t^2 max(rho_t, least_error)),    c_0 = 0,
 
-    with L_t^2 = mean_i v^_(t,i), the measured Lipschitz factor squared per weight, which never decreases and has the units of v;
-    rho_t = 1/t sum_(s<=t) ||w_s - alpha*_s sign(w_s)|| / ||w_s||, the mean instead of the sum, with the sign that is missing
-    in print, relative to ||w|| in place of the diameter D; alpha* = mean |w|, the scale that is best in the plain norm (H = 1
-    avoids the circle; once the bounds have met H is a multiple of 1). `least_error` keeps c above 0 for a tensor that is
-    binary already, or has one weight. `quantisation_error` is one term of rho. A number as `target` replaces c_t.
+    with L_t^2 = mean_i v^_(t,i), the Lipschitz factor as measured, squared and per weight: it has the units of v and never
+    decreases; rho_t = 1/t sum_(s<=t) ||w_s - alpha*_s sign(w_s)|| / ||w_s||: the mean instead of the sum, with the sign that is
+    missing in print, and relative to ||w||, so that it is a number and D drops out; alpha* = mean |w|, the best scale in the
+    plain norm (H = 1 avoids the circle, and where the bounds have met H is a multiple of 1). `least_error` keeps c_t away from 0
+    for a tensor that is binary already, or has one weight. `quantisation_error` is one term of rho. A number as `target`
+    replaces c_t.
 
-    lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1. The proof of Theorem 4 needs t v~_t non-decreasing
-    (with eta_t = lr / sqrt(t)). As c_t does not decrease, it is enough that neither lower(t) nor t upper(t) decrease: upper may
-    approach 1 like 1/t, not faster; the default, AdaBound's pair, does. (c_u itself rises while c_t does.)
+    lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1. The telescoping sum behind the first term of Theorem 4
+    (AMSGrad's proof) needs t v~_t non-decreasing, given eta_t = lr / sqrt(t). As c_t does not decrease, it is enough that
+    neither lower(t) nor t upper(t) does: upper(t + 1) >= upper(t) t / (t + 1). The default, AdaBound's pair, complies. (c_u
+    itself rises while c_t rises faster than upper falls.)
 
     Groups with quantize=False, as `QuantizedOptimizer` knows them, have no quantisation error: there c_l = 0, c_u = infinity,
     that is AMSGrad without bias correction. With lower = upper = 1 the method is SGD with an averaged gradient and step
@@ -263,7 +265,7 @@ class BAMSProd(torch.optim.Optimizer):
         absolute, pieces = _norms(weights, 1)
         euclidean, _ = _norms(weights, 2)
         sums = [x.sum() for v in largest for x in _runs(v, group)]
-        numbers = iter(whole(torch.stack([*absolute, *euclidean, *sums])).tolist())
+        numbers = iter(torch.cat([whole(torch.stack(x)) for x in (absolute, euclidean, sums)]).tolist())
         absolute = [math.fsum(next(numbers) for _ in range(n)) for n in pieces]
         squares = [math.fsum(next(numbers) ** 2 for _ in range(n)) for n in pieces]
         counts = [max(x.numel(), 1) for x in weights]
