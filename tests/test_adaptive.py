@@ -189,7 +189,7 @@ def test_without_bounds_it_is_torch_s_amsgrad_bit_for_bit_where_adam_corrects_no
 
 @pytest.mark.parametrize("quantize", [True, False])
 def test_without_bounds_it_is_torch_s_amsgrad_with_its_bias_correction_undone(quantize):
-    """Adam's step is lr / (1 - beta1^t) m / (sqrt(v^ / (1 - beta2^t)) + eps): an lr per step removes both, eps = 0 the rest."""
+    """Adam's step is lr / (1 - beta1^t) m / (sqrt(v^ / (1 - beta2^t)) + eps): an lr per step undoes both, eps = 0 the rest."""
     b1, b2, t = 0.9, 0.999, 0
     params, data = start(), list(gradients(40))
     adam = torch.optim.Adam(params, betas=(b1, b2), eps=0.0, amsgrad=True)

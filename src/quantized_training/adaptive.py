@@ -1,7 +1,7 @@
 """Adaptive optimizers that torch does not ship: BAMSProd (Liu et al., 2020) and Bop (Helwegen et al., 2019).
 
-Ordinary torch optimizers, to be used alone or as the base of `QuantizedOptimizer`. Adam, AMSGrad and SGD with momentum are
-torch's; AMSBound (Luo et al., 2019) without its bias correction is a setting of BAMSProd, see there.
+Ordinary torch optimizers, to be used alone or as the base of `QuantizedOptimizer`. Adam, AMSGrad and SGD with momentum
+are torch's; AMSBound (Luo et al., 2019) without its bias correction is a setting of BAMSProd, see there.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def _relative_error(absolute: float, squares: float, count: int) -> float:
 def quantisation_error(w: Tensor) -> float:
     """||w - alpha* sign(w)|| / ||w||, a number in [0, 1] without units; alpha* = mean |w| makes it smallest.
 
-    It equals sqrt(1 - (sum |w|)^2 / (n sum w^2)). Gaussian weights have sqrt(1 - 2/pi) = 0.603, uniform ones 0.5, binary ones 0.
+    It equals sqrt(1 - (sum |w|)^2 / (n sum w^2)). Gaussian weights have sqrt(1 - 2/pi) = 0.603, uniform ones 0.5,
+    binary ones 0.
     """
     w = w.detach().double()
     return _relative_error(float(w.abs().sum()), float((w * w).sum()), w.numel())
@@ -85,51 +86,55 @@ class BAMSProd(torch.optim.Optimizer):
     For each parameter tensor, t = 1, 2, ... being the steps in which it had a gradient; (*) marks our choices:
 
         g_t = grad f_t(w~_t)
-            (*) w is latent: w~ = quantised w is the caller's, and the gradient is applied to w. Taken literally the algorithm
-            updates alpha sign(w) itself, and no sign changes before one step exceeds alpha.
-        m_t = beta1 m_(t-1) + (1 - beta1) g_t               m_0 = 0; (*) beta1 constant, as in the paper's experiments
-        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2             v_0 = 0
-        v^_t = max(v_t, v^_(t-1))                           (*) v^_0 = 0; no bias correction, the algorithm has none
-        eta_t = lr / sqrt(t)                                (*) sqrt_decay=False: eta_t = lr, to be scheduled from outside
-        v~_t = clip(v^_t, c_l(t), c_u(t))                   (*) c_l = c_t lower(t), c_u = c_t upper(t), c_t below
+            (*) w is latent: w~ = quantised w is the caller's, and the gradient is applied to w. Taken literally the
+            algorithm updates alpha sign(w) itself, and no sign changes before one step exceeds alpha.
+        m_t = beta1 m_(t-1) + (1 - beta1) g_t       m_0 = 0; (*) beta1 constant, as in the paper's experiments
+        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2     v_0 = 0
+        v^_t = max(v_t, v^_(t-1))                   (*) v^_0 = 0; no bias correction, the algorithm has none
+        eta_t = lr / sqrt(t)                        (*) sqrt_decay=False: eta_t = lr, to be scheduled from outside
+        v~_t = clip(v^_t, c_l(t), c_u(t))           (*) c_l = c_t lower(t), c_u = c_t upper(t), c_t below
         w_(t+1) = Pi_F (w_t - eta_t m_t / (sqrt(v~_t) + eps))
             (*) eps, as in Adam, because 0 / 0 is possible. (*) F = [-box, box]^d: there the projection in the metric
-            sqrt(V~) is a clip. No box by default: in `QuantizedOptimizer` the method keeps the latent weights in the hull.
+            sqrt(V~) is a clip. No box by default: in `QuantizedOptimizer` that is the method's affair (BinaryConnect
+            clips the latent weights to the hull, StraightThrough does not).
 
-    The common limit of the bounds (*). Printed is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H): it grows without end, needs
-    the weights to come, contains c_l and c_u through H, and has not the units of v (gradient^2). Here it is
+    The common limit of the bounds (*). Printed is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H): it grows without end,
+    needs the weights to come, contains c_l and c_u through H, and has not the units of v (gradient^2). Here it is
 
         c_t = max(c_(t-1), L_t^2 max(rho_t, least_error)),    c_0 = 0,
 
-    with L_t^2 = mean_i v^_(t,i), the Lipschitz factor as measured, squared and per weight: it has the units of v and never
-    decreases; rho_t = 1/t sum_(s<=t) ||w_s - alpha*_s sign(w_s)|| / ||w_s||: the mean instead of the sum, with the sign that is
-    missing in print, and relative to ||w||, so that it is a number and D drops out; alpha* = mean |w|, the best scale in the
-    plain norm (H = 1 avoids the circle, and where the bounds have met H is a multiple of 1). `least_error` keeps c_t away from 0
-    for a tensor that is binary already, or has one weight. `quantisation_error` is one term of rho. A number as `target`
-    replaces c_t.
+    with L_t^2 = mean_i v^_(t,i), the Lipschitz factor as measured, squared and per weight: it has the units of v and
+    never decreases; rho_t = 1/t sum_(s<=t) ||w_s - alpha*_s sign(w_s)|| / ||w_s||: the mean instead of the sum, with
+    the sign that is missing in print, and relative to ||w||, so that it is a number and D drops out; alpha* = mean |w|,
+    the best scale in the plain norm (H = 1 avoids the circle, and where the bounds have met H is a multiple of 1).
+    `least_error` keeps c_t away from 0 for a tensor that is binary already, or has one weight. `quantisation_error` is
+    one term of rho. A number as `target` replaces c_t.
 
-    lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1. The telescoping sum behind the first term of Theorem 4
-    (AMSGrad's proof) needs t v~_t non-decreasing, given eta_t = lr / sqrt(t). As c_t does not decrease, it is enough that
-    neither lower(t) nor t upper(t) does: upper(t + 1) >= upper(t) t / (t + 1). The default, AdaBound's pair, complies. (c_u
-    itself rises while c_t rises faster than upper falls.)
+    lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1. The telescoping sum behind the first term of
+    Theorem 4 (AMSGrad's proof) needs t v~_t non-decreasing, given eta_t = lr / sqrt(t). As c_t does not decrease, it is
+    enough that neither lower(t) nor t upper(t) does: upper(t + 1) >= upper(t) t / (t + 1). The default, AdaBound's
+    pair, complies. (c_u itself rises while c_t rises faster than upper falls.)
 
-    Groups with quantize=False, as `QuantizedOptimizer` knows them, have no quantisation error: there c_l = 0, c_u = infinity,
-    that is AMSGrad without bias correction. With lower = upper = 1 the method is SGD with an averaged gradient and step
-    eta_t / sqrt(c_t), which is also where the default ends. With target (lr / a)^2 and lower and upper the squares of
-    gamma t / (gamma t + 1) and its inverse it is AMSBound with final step a (whose t upper(t) does decrease while t < 1 / gamma).
+    Groups with quantize=False, as `QuantizedOptimizer` knows them, have no quantisation error: there c_l = 0, c_u =
+    infinity, that is AMSGrad without bias correction. With lower = upper = 1 the method is SGD with an averaged
+    gradient and step eta_t / sqrt(c_t), which is also where the default ends. With target (lr / a)^2 and lower and
+    upper the squares of gamma t / (gamma t + 1) and its inverse and eps = 0 it is
+    AMSBound with final step a, whose t upper(t) decreases while t < 1 / gamma.
 
-    Units: lr has those of a weight, eps of a gradient, target of its square. Multiplying the loss by k, eps by k and target by
-    k^2 changes nothing.
+    Units: lr has those of a weight, eps of a gradient, target of its square. Multiplying the loss by k, eps by k and
+    target by k^2 changes nothing.
 
-    lower, upper: callables of t, or numbers; they belong to the optimizer and, like a scheduler's function, do not travel in
-    its state_dict. lr, betas, eps, target, least_error, box, sqrt_decay, ensemble may differ between parameter groups.
-    ensemble: the first dimension of every parameter counts independent runs, each with bounds of its own.
+    lower, upper: callables of t, or numbers; they belong to the optimizer and, like a scheduler's function, do not
+    travel in its state_dict. lr, betas, eps, target, least_error, box, sqrt_decay, ensemble may differ between
+    parameter groups. ensemble: the first dimension of every parameter counts independent runs, each with bounds of its
+    own.
 
-    state[p] has "step", "exp_avg" (m), "exp_avg_sq" (v), "max_exp_avg_sq" (v^), and a number per run: "error" (rho), "target" (c).
+    state[p] has "step", "exp_avg" (m), "exp_avg_sq" (v), "max_exp_avg_sq" (v^), and a number per run: "error" (rho),
+    "target" (c).
 
-    Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails; RuntimeError for
-    sparse gradients. A gradient that is not finite spoils its own weight, as in Adam, and, where the bounds are measured, its
-    tensor.
+    Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails; RuntimeError
+    for sparse gradients. A gradient that is not finite spoils its own weight, as in Adam, and, where the bounds are
+    measured, its tensor.
     """
 
     def __init__(
@@ -285,16 +290,16 @@ def _runs(x: Tensor, group: dict) -> Sequence[Tensor]:
 class Bop(torch.optim.Optimizer):
     """Bop (Helwegen et al., arXiv 1906.02107), Algorithm 2: binary weights without latent ones.
 
-        m_t = (1 - gamma) m_(t-1) + gamma g_t                               (5), m_0 = 0
+        m_t = (1 - gamma) m_(t-1) + gamma g_t                       (5), m_0 = 0
         w_t = -w_(t-1) where |m_t| > tau and sign(m_t) = sign(w_(t-1))      Algorithm 2; (6) prints >=
 
     lr: gamma, the adaptivity rate, under the name that torch's schedulers decay, as the paper does; without units.
     threshold: tau, in units of the gradient. The defaults are those of the paper's experiments.
 
-    A weight only changes its sign, so it stays on its level, or, in `QuantizedOptimizer`, keeps the size of its latent weight:
-    start from weights on the levels. Other parameters need an optimizer of their own (the paper: Adam).
-    Raises ValueError for values outside their range, a group with quantize=False and weights that are 0; RuntimeError for sparse
-    gradients.
+    A weight only changes its sign, so it stays on its level, or, in `QuantizedOptimizer`, keeps the size of its latent
+    weight: start from weights on the levels. Other parameters need an optimizer of their own (the paper: Adam). Raises
+    ValueError for values outside their range, a group with quantize=False and weights that are 0; RuntimeError for
+    sparse gradients.
     """
 
     def __init__(self, params, lr: float = 1e-4, threshold: float = 1e-8) -> None:
