@@ -118,10 +118,32 @@ def test_latent_accuracy_collapses_on_raw_levels_alone_and_rounded_accuracy_rise
 
 
 @pytest.mark.parametrize("constraint", ["psi", "phi"])
-def test_one_epoch_without_a_constraint_is_too_few(constraint):
-    found = annealed_runs()
-    ends = {s: float(found[constraint, "scaled", s][-1]["mean"]) for s in (0, 5, 10, 15)}
-    assert ends[0] < min(ends[5], ends[10], ends[15])
+def test_too_early_and_too_late_both_cost(constraint):
+    """Of four starts the second is the best, whatever alpha is; after the last the weights end far from the levels."""
+    last = defaultdict(dict)
+    for r in table("annealing"):
+        usual = float(r["ratio"]) == pytest.approx(0.88 ** (50 / (20 - int(r["start"]))), rel=1e-6)
+        if (
+            r["constraint"] == constraint
+            and r["levels"] == "scaled"
+            and usual
+            and r["clip"] == "1"
+            and r["epoch"] == "20"
+        ):
+            last[float(r["alpha"])][int(r["start"])] = {k: float(r[k]) for k in ("mean", "distance")}
+    assert set(last) == {0.1, 0.5, 2.0} and all(set(rows) == {0, 5, 10, 15} for rows in last.values())
+    for rows in last.values():
+        assert max(rows, key=lambda s: rows[s]["mean"]) == 5
+        assert rows[15]["distance"] > 2 * rows[5]["distance"]
+
+
+@pytest.mark.parametrize("constraint", ["psi", "phi"])
+def test_the_printed_schedule_ends_far_behind_a_later_start(constraint):
+    ends = {}
+    for r in table("annealing"):
+        if r["constraint"] == constraint and r["levels"] == "scaled" and r["alpha"] == "0.5" and r["epoch"] == "20":
+            ends[int(r["start"]), round(float(r["ratio"]), 3)] = float(r["mean"])
+    assert ends[0, 0.88] < ends[5, round(0.88 ** (50 / 15), 3)] - 0.3
 
 
 def test_most_of_the_collapse_is_the_running_statistics():
