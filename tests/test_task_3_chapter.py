@@ -173,6 +173,7 @@ def test_integer_levels_need_a_scale():
     if not compared:
         pytest.skip("no cell on raw levels is stored")
     assert all(ends["scaled"][k] > ends["raw"][k] for k in compared)
+    assert all(ends["raw"][k] < 0.15 and ends["scaled"][k] > 0.9 for k in compared if k[0] in ASKEW)
 
 
 @both
