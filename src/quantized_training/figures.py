@@ -32,7 +32,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "Modified ASkewSGD": ("#8a63d2", "solid"),
     "SGDA (ε = 0.01)": ("#d1495b", "solid"),
     "SGDA (ε = 0.5)": ("#d1495b", "dash"),
-    "SGDA": ("#d1495b", "solid"),
+    "SGDA": ("#d1495b", "dot"),
     "Muehlebach–Jordan": ("#128c7e", "solid"),
     "Projected gradient": ("#128c7e", "dash"),
 }
