@@ -68,7 +68,7 @@ def here(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def still(monkeypatch):
     """From here on no cell may run."""
-    return lambda: monkeypatch.setattr(grid, "run", lambda *_: pytest.fail("a cell was run"))
+    return lambda: monkeypatch.setattr(grid, "run", lambda *_, **__: pytest.fail("a cell was run"))
 
 
 def main(*arguments: str) -> int:
@@ -180,11 +180,11 @@ def test_command_of_a_table(here):
 def test_ctrl_c_and_the_same_command(here, done, monkeypatch, capsys):
     calls, original, chosen = [], grid.run, ("--seeds", "0", "--bits", "1", "32")
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **how):
         calls.append(arguments[1])
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **how)
 
     monkeypatch.setattr(grid, "run", interrupted)
     assert main(*chosen) == 130 and len(numbers(here)) == 4

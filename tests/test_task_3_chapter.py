@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from quantized_training.results import DATA
-from quantized_training.tasks import grid, networks, vision
+from quantized_training.tasks import grid, networks, sweep, vision
 from quantized_training.tasks.grid import PROFILES, Cell
 from quantized_training.tasks.on_device import evaluate, predict
 
@@ -57,7 +57,7 @@ both = pytest.mark.parametrize("name", ["cpu", "subset"])
 @both
 def test_stored_is_the_table(name):
     found = runs(name)
-    records = grid.stored(PROFILES[name])
+    records = sweep.stored(PROFILES[name])
     assert len(records) == len(found)
     for cell, record in records.items():
         rows = found[tuple(map(str, cell.key.values()))]
@@ -186,7 +186,7 @@ def test_reestimation_repairs_what_rounding_changed(name):
 
 
 def test_cells_that_are_not_stored_are_not_found(tmp_path):
-    assert grid.stored(PROFILES["cpu"], tmp_path) == {}
+    assert sweep.stored(PROFILES["cpu"], tmp_path) == {}
     assert grid.over_seeds({}, "loss") == {}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from . import results
+from .console import show
 from .tasks import grid, networks, sweep
 from .tasks.distributed import distributed, place
 from .tasks.grid import Cell, Profile
@@ -84,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
 def lines(profile: Profile, cells: Sequence[Cell], folder: Path) -> list[tuple[str, ...]]:
     """What is stored, a line for all seeds: accuracies after the last epoch as mean ± standard deviation, and the seeds
     of each state. Raises as `sweep.read`."""
-    there, states, groups = sweep.read(profile, folder), sweep.states(profile, cells, folder), {}
+    there, groups = sweep.read(profile, folder), {}
+    states = {cell: sweep.state_of(profile, cell, there) for cell in cells}
     for cell in cells:
         groups.setdefault((cell.method, cell.bits, cell.levels, cell.quantise), []).append(cell)
     found = [("method", "bits", "levels", "layers", "latent, %", "quantised, %", "seeds")]
@@ -99,12 +101,6 @@ def lines(profile: Profile, cells: Sequence[Cell], folder: Path) -> list[tuple[s
         words = "; ".join(f"{len(which)} {state}: {' '.join(which)}" for state, which in seeds if which)
         found.append((*map(str, about), *scores, words))
     return found
-
-
-def show(table: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -80,7 +80,33 @@ def quantisation_error(w: Tensor) -> float:
     return _relative_error(float(w.abs().sum()), float((w * w).sum()), w.numel())
 
 
-class BAMSProd(torch.optim.Optimizer):
+class _Optimizer(torch.optim.Optimizer):
+    """What the optimizers below share; each has `_check(group)`, which raises ValueError, and `_step(params, group)`, one
+    step of a group's parameters that have a gradient."""
+
+    def add_param_group(self, param_group: dict) -> None:
+        """As in torch; raises ValueError where a setting is outside its range."""
+        super().add_param_group(param_group)
+        try:
+            self._check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One step; returns the closure's loss where a closure is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if params := [p for p in group["params"] if p.grad is not None]:
+                self._step(params, group)
+        return loss
+
+
+class BAMSProd(_Optimizer):
     """BAMSProd (Liu et al., arXiv 2009.13799), Algorithm 1, with what it leaves open filled in.
 
     For each parameter tensor, t = 1, 2, ... being the steps in which it had a gradient; (*) marks our choices:
@@ -168,15 +194,6 @@ class BAMSProd(torch.optim.Optimizer):
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "lower": self.lower, "upper": self.upper}
 
-    def add_param_group(self, param_group: dict) -> None:
-        """As in torch; raises ValueError where a setting is outside its range."""
-        super().add_param_group(param_group)
-        try:
-            self._check(self.param_groups[-1])
-        except ValueError:
-            self.param_groups.pop()
-            raise
-
     @staticmethod
     def _check(group: dict) -> None:
         beta1, beta2 = group["betas"]
@@ -203,18 +220,6 @@ class BAMSProd(torch.optim.Optimizer):
         if not 0 <= low <= high:
             raise ValueError(f"lower({t})={low} and upper({t})={high}: allowed is 0 <= lower <= upper")
         return target * low, target * high if high < math.inf else math.inf
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step; returns the closure's loss where a closure is given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            if params := [p for p in group["params"] if p.grad is not None]:
-                self._step(params, group)
-        return loss
 
     def _states(self, params: list[Tensor], group: dict) -> list[dict]:
         for p in params:
@@ -287,7 +292,7 @@ def _runs(x: Tensor, group: dict) -> Sequence[Tensor]:
     return x.unbind(0) if group["ensemble"] else (x,)
 
 
-class Bop(torch.optim.Optimizer):
+class Bop(_Optimizer):
     """Bop (Helwegen et al., arXiv 1906.02107), Algorithm 2: binary weights without latent ones.
 
         m_t = (1 - gamma) m_(t-1) + gamma g_t                       (5), m_0 = 0
@@ -305,15 +310,6 @@ class Bop(torch.optim.Optimizer):
     def __init__(self, params, lr: float = 1e-4, threshold: float = 1e-8) -> None:
         super().__init__(params, {"lr": lr, "threshold": threshold, "quantize": True})
 
-    def add_param_group(self, param_group: dict) -> None:
-        """As in torch; raises ValueError as the constructor does."""
-        super().add_param_group(param_group)
-        try:
-            self._check(self.param_groups[-1])
-        except ValueError:
-            self.param_groups.pop()
-            raise
-
     @staticmethod
     def _check(group: dict) -> None:
         if not 0 < group["lr"] <= 1:
@@ -325,21 +321,11 @@ class Bop(torch.optim.Optimizer):
         if any((p == 0).any() for p in group["params"]):
             raise ValueError("a weight is 0 and has no sign to flip; start from weights on the levels, e.g. -1 and 1")
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step; returns the closure's loss where a closure is given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                if p.grad.is_sparse:
-                    raise RuntimeError("Bop does not support sparse gradients")
-                if not self.state[p]:
-                    self.state[p]["exp_avg"] = torch.zeros_like(p)
-                m = self.state[p]["exp_avg"].lerp_(p.grad, group["lr"])
-                p.copy_(torch.where(p.sign() * m > group["threshold"], -p, p))
-        return loss
+    def _step(self, params: list[Tensor], group: dict) -> None:
+        for p in params:
+            if p.grad.is_sparse:
+                raise RuntimeError("Bop does not support sparse gradients")
+            if not self.state[p]:
+                self.state[p]["exp_avg"] = torch.zeros_like(p)
+            m = self.state[p]["exp_avg"].lerp_(p.grad, group["lr"])
+            p.copy_(torch.where(p.sign() * m > group["threshold"], -p, p))

@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from . import PHI, PSI, SGDA, ASkew, BinaryConnect, Geometric, Levels, ProxQuant, QuantizedOptimizer, StraightThrough
+from .console import show
 from .methods.base import local
 from .optimizer import whole
 
@@ -231,9 +232,7 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps(rows))
         return
     header, cells = table(rows)
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    for line in (header, *cells):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    show([header, *cells])
 
 
 if __name__ == "__main__":

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from .. import results
 from ..constraints import PHI, PSI
 from ..methods import ASkew
 from ..results import Row
-from ..schedules import Cosine, Geometric
-from ..tasks import grid, networks
-from ..tasks.task_3 import train_images
+from ..schedules import Geometric
+from ..tasks import grid, vision
 from . import Experiment
 
 PROFILE = grid.PROFILES["cpu"]
 SEEDS = 3
-LAST_RATIO = 0.88**50  # by how much epsilon falls in all, in the annealing of Leconte et al.
+CONSTRAINTS = {"psi": PSI, "phi": PHI}
+BINARY = grid.codebook(1)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """start: epochs before epsilon falls from its largest value; ratio: per epoch from then on, None: so that it falls by
-    0.88^50 until the last epoch. alpha, clip: of the push, in units of the levels -1 and 1."""
+    """start, ratio: of `schedules.Geometric`, from epsilon's largest value; ratio None: that of `grid.falling`. alpha, clip: of
+    the push, in units of the levels -1 and 1."""
 
     constraint: str
     levels: str = "scaled"
@@ -32,14 +32,23 @@ class Setting:
     alpha: float = 0.5
     clip: float = 1.0
 
-    def factor(self) -> float:
-        return self.ratio or LAST_RATIO ** (1 / max(PROFILE.epochs - self.start, 1))
+    def epsilon(self) -> Geometric:
+        annealed = grid.falling(CONSTRAINTS[self.constraint], BINARY, PROFILE.epochs, self.start)
+        return replace(annealed, ratio=self.ratio) if self.ratio else annealed
+
+    @property
+    def unit(self) -> str:
+        """Its unit in the stored table."""
+        return (
+            f"{self.constraint}, {self.levels}, start {self.start}, ratio {self.epsilon().ratio:.3g}, alpha {self.alpha:g}, "
+            f"clip {self.clip:g}"
+        )
 
 
 def settings() -> list[Setting]:
     """Around the setting of the grid: alpha and start together, and one by one the ratio, the clip, and raw levels."""
     found = []
-    for constraint in ("psi", "phi"):
+    for constraint in CONSTRAINTS:
         found += [Setting(constraint, start=s, alpha=a) for a in (0.1, 0.5, 2.0) for s in (0, 5, 10, 15)]
         found += [Setting(constraint, start=s, ratio=r) for s, r in ((0, 0.88), (10, 0.88), (10, 0.28))]
         found += [Setting(constraint, clip=c) for c in (0.1, 0.3)]
@@ -47,35 +56,24 @@ def settings() -> list[Setting]:
     return found
 
 
-def train(setting: Setting, seed: int) -> list[dict[str, float]]:
+def train(setting: Setting, seed: int, data: vision.Images) -> list[dict[str, float]]:
     """The record of one run at one bit, see `train_images`."""
-    constraint, cell = {"psi": PSI, "phi": PHI}[setting.constraint], grid.Cell("ASkewSGD", 1, setting.levels)
-    levels, data = grid.codebook(1), grid.images(PROFILE)
-    epsilon = Geometric(constraint.largest_epsilon(levels), setting.factor(), setting.start)
-    run = train_images(
-        data,
-        partial(grid.network, PROFILE, len(data.classes), data.train_x.shape[1], cell),
-        partial(ASkew, levels, constraint, setting.alpha, setting.clip, epsilon, merged=True),
-        partial(networks.groups, levels=levels),
-        epochs=PROFILE.epochs,
-        batch=PROFILE.batch,
-        lr=Cosine(PROFILE.lr, PROFILE.epochs),
-        seed=seed,
-        progress=False,
-    )
-    return run.record
+    constraint, epsilon = CONSTRAINTS[setting.constraint], setting.epsilon()
+    method = partial(ASkew, BINARY, constraint, setting.alpha, setting.clip, epsilon, merged=True)
+    return grid.train(PROFILE, grid.Cell("ASkewSGD", 1, setting.levels, seed=seed), data, method=method).record
 
 
 def unit(setting: Setting) -> Sequence[Row]:
     """One row per epoch: mean and spread over the seeds of the rounded network's accuracy, and means of the rest."""
-    records = [train(setting, seed) for seed in range(SEEDS)]
+    data = grid.images(PROFILE)
+    records = [train(setting, seed, data) for seed in range(SEEDS)]
     rows = []
     for epoch in zip(*records, strict=True):
         about = {
             "constraint": setting.constraint,
             "levels": setting.levels,
             "start": setting.start,
-            "ratio": setting.factor(),
+            "ratio": setting.epsilon().ratio,
             "alpha": setting.alpha,
             "clip": setting.clip,
             "epoch": epoch[0]["epoch"],
@@ -89,12 +87,8 @@ def unit(setting: Setting) -> Sequence[Row]:
     return rows
 
 
-def _name(s: Setting) -> str:
-    return f"{s.constraint}, {s.levels}, start {s.start}, ratio {s.factor():.3g}, alpha {s.alpha:g}, clip {s.clip:g}"
-
-
 EXPERIMENT = Experiment(
     "annealing",
     "Task III on the digits, one bit: start and ratio of the annealing, alpha and clip of ASkewSGD, epoch by epoch",
-    {_name(s): partial(unit, s) for s in settings()},
+    {s.unit: partial(unit, s) for s in settings()},
 )

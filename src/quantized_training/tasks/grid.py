@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from .. import checkpoints, results
+from .. import checkpoints
 from ..constraints import PHI, PSI, Constraint
 from ..levels import Levels
 from ..methods import SGDA, ASkew, BinaryConnect, FullPrecision, Method, ProxQuant, StraightThrough
@@ -65,10 +66,15 @@ PROFILES = {
 # Methods: (levels, epochs, seed) -> Method
 
 
+def falling(constraint: Constraint, levels: Levels, epochs: int, start: int) -> Geometric:
+    """Epsilon at its largest until annealing index `start`; over the epochs left it falls by 0.88^50, as in the annealing
+    of Leconte et al."""
+    return Geometric(constraint.largest_epsilon(levels), 0.88 ** (50 / max(epochs - start, 1)), start)
+
+
 def _askew(constraint: Constraint, levels: Levels, epochs: int, seed: int) -> Method:
-    """Unconstrained for half of the epochs; then epsilon falls, over the other half, by as much as 0.88^50."""
-    half = epochs // 2
-    epsilon = Geometric(constraint.largest_epsilon(levels), 0.88 ** (50 / max(epochs - half, 1)), half)
+    """Unconstrained for half of the epochs."""
+    epsilon = falling(constraint, levels, epochs, epochs // 2)
     return ASkew(levels, constraint, alpha=0.5, clip=1.0, epsilon=epsilon, merged=True)
 
 
@@ -133,19 +139,13 @@ def cells(
     seeds: Sequence[int] | None = None,
 ) -> list[Cell]:
     """The cells of a grid, all of one seed before the next; full precision once for each seed, whatever the levels."""
-    methods, bits, found = list(methods), list(bits), []
-    for seed in range(profile.seeds) if seeds is None else seeds:
-        for place in quantise:
-            for kind in levels:
-                for b in bits:
-                    for method in methods:
-                        full = method == "Full precision"
-                        if full != (b == FULL):
-                            continue
-                        cell = Cell(method, b, *(("scaled", "all") if full else (kind, place)), seed)
-                        if cell not in found:
-                            found.append(cell)
-    return found
+    found: dict[Cell, None] = {}
+    places = product(range(profile.seeds) if seeds is None else seeds, quantise, levels, bits, methods)
+    for seed, place, kind, b, method in places:
+        full = method == "Full precision"
+        if full == (b == FULL):
+            found[Cell(method, b, *(("scaled", "all") if full else (kind, place)), seed)] = None
+    return list(found)
 
 
 def images(profile: Profile, folder: Path | None = None, progress: bool = True) -> vision.Images:
@@ -180,13 +180,14 @@ def train(
     checkpoint: Path | None = None,
     progress: bool = False,
     device: str | None = None,
+    method: Callable[[], Method] | None = None,
 ) -> Run:
-    """Train one cell: its network, optimizer and record. Raises as `train_images` does."""
+    """Train one cell: its network, optimizer and record. method: in place of the cell's. Raises as `train_images` does."""
     levels = codebook(cell.bits)
     return train_images(
         data,
         partial(network, profile, len(data.classes), data.train_x.shape[1], cell),
-        partial(METHODS[cell.method], levels, profile.epochs, cell.seed),
+        method or partial(METHODS[cell.method], levels, profile.epochs, cell.seed),
         partial(networks.groups, quantise=cell.quantise, levels=levels),
         epochs=profile.epochs,
         batch=profile.batch,
@@ -198,20 +199,13 @@ def train(
     )
 
 
-def run(
-    profile: Profile,
-    cell: Cell,
-    data: vision.Images,
-    checkpoint: Path | None = None,
-    progress: bool = False,
-    device: str | None = None,
-) -> list[dict[str, Value]]:
+def run(profile: Profile, cell: Cell, data: vision.Images, **how) -> list[dict[str, Value]]:
     """Train one cell; its rows, one per epoch: the columns of `Cell`, `settings`, and the record of `train_images`.
 
-    Where the loss became NaN the last row, one epoch beyond what was good, holds NaN.
+    how: as for `train`. Where the loss became NaN the last row, one epoch beyond what was good, holds NaN.
     """
     try:
-        record = train(profile, cell, data, checkpoint, progress, device).record
+        record = train(profile, cell, data, **how).record
     except Diverged as error:
         record = error.run.record if error.run else []
         record = [*record, dict.fromkeys(RECORD, math.nan) | {"epoch": len(record) + 1}]
@@ -225,25 +219,7 @@ RECORD = (
 )  # fmt: skip
 
 
-# Stored cells
-
-
-def stored(profile: Profile, folder: Path | None = None) -> dict[Cell, list[dict[str, float]]]:
-    """The record, one dict of `RECORD` per epoch, of each cell in a profile's table that was run whole (or until it
-    diverged) under the settings of now, seed by seed; nothing where there is no table. folder: by default data/results.
-    Raises DamagedResults as `results.read` does."""
-    name, records = f"task_3_{profile.name}", {}
-    if not ((folder or results.DATA / "results") / f"{name}.csv").exists():
-        return {}
-    for row in results.read_text(name, folder):
-        cell = Cell(row["method"], int(row["bits"]), row["levels"], row["quantise"], int(row["seed"]))
-        record = {column: float(row[column]) for column in RECORD}
-        records.setdefault((cell, row["settings"]), []).append(record)
-    return {
-        cell: record
-        for (cell, words), record in sorted(records.items(), key=lambda item: item[0][0].seed)
-        if words == settings(profile, cell) and (len(record) == profile.epochs or math.isnan(record[-1]["loss"]))
-    }
+# What cells have in common
 
 
 def over_seeds(records: dict[Cell, list[dict[str, float]]], quantity: str) -> dict[Cell, np.ndarray]:

@@ -59,21 +59,33 @@ def read(profile: Profile, folder: Path) -> dict[tuple[str, ...], Rows]:
     return found
 
 
+def state_of(profile: Profile, cell: Cell, there: dict[tuple[str, ...], Rows]) -> str:
+    """What a table, as `read` gives it, holds of a cell: STORED, DIVERGED (its last row is NaN), CHANGED or MISSING."""
+    rows = there.get(key(cell))
+    if not rows:
+        return MISSING
+    if rows[-1]["settings"] != grid.settings(profile, cell):
+        return CHANGED
+    if math.isnan(float(rows[-1]["loss"])):
+        return DIVERGED
+    return STORED if int(rows[-1]["epoch"]) == profile.epochs else MISSING
+
+
 def states(profile: Profile, cells: Sequence[Cell], folder: Path) -> dict[Cell, str]:
-    """What the table holds of each cell: STORED, DIVERGED (its last row is NaN), CHANGED or MISSING. Raises as `read`."""
+    """`state_of` each cell. Raises as `read`."""
     there = read(profile, folder)
+    return {cell: state_of(profile, cell, there) for cell in cells}
 
-    def state(cell: Cell) -> str:
-        rows = there.get(key(cell))
-        if not rows:
-            return MISSING
-        if rows[-1]["settings"] != grid.settings(profile, cell):
-            return CHANGED
-        if math.isnan(float(rows[-1]["loss"])):
-            return DIVERGED
-        return STORED if int(rows[-1]["epoch"]) == profile.epochs else MISSING
 
-    return {cell: state(cell) for cell in cells}
+def stored(profile: Profile, folder: Path | None = None) -> dict[Cell, list[dict[str, float]]]:
+    """The record, one dict of `grid.RECORD` per epoch, of each cell in a profile's table that is STORED or DIVERGED, seed
+    by seed; nothing where there is no table. folder: by default data/results. Raises as `read`."""
+    there, found = read(profile, folder or results.DATA / "results"), {}
+    for (method, bits, levels, quantise, seed), rows in there.items():
+        cell = Cell(method, int(bits), levels, quantise, int(seed))
+        if state_of(profile, cell, there) in (STORED, DIVERGED):
+            found[cell] = [{column: float(row[column]) for column in grid.RECORD} for row in rows]
+    return dict(sorted(found.items(), key=lambda item: item[0].seed))
 
 
 def _kept(profile: Profile, kept: Path | None) -> Path:
@@ -112,7 +124,8 @@ def _run(
         if torch.device(device).type == "cpu":
             torch.set_num_threads(1)
         try:
-            rows = grid.run(profile, cell, images, _checkpoint(profile, cell, state, kept), progress, device)
+            file = _checkpoint(profile, cell, state, kept)
+            rows = grid.run(profile, cell, images, checkpoint=file, progress=progress, device=device)
         finally:
             torch.set_num_threads(threads)
     rows = [{name: results.stored(value) for name, value in row.items()} for row in rows]

@@ -262,14 +262,14 @@ def train_images(
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 run.restore(checkpoints.read(path, settings))
-        work = flops(run.model, images.train_x.shape[1:])
+        steps, peak = n // batch, processes * (peak or peak_of(device))
+        work = flops(run.model, images.train_x.shape[1:]) if math.isfinite(peak) else math.nan
         forward = parallel(run.model, device, len(run.record))
         if forward is not run.model:  # DDP has written each parameter anew, which the optimizer takes for other weights
             run.restore(run.state())
         good, data = run.state(), move(images, device)
         forward = torch.compile(forward) if compiled else forward
-        kept = data.train_x[: min(reestimation, n // batch) * batch]
-        steps, peak = n // batch, processes * (peak or peak_of(device))
+        kept = data.train_x[: min(reestimation, steps) * batch]
         hidden = rank > 0 or not progress
         with tqdm(total=epochs * steps, initial=len(run.record) * steps, unit="step", disable=hidden) as bar:
             while len(run.record) < epochs:
