@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 import torch.distributed
+from pytorch_optimizer import AdaBound
 
 from helpers import tensor
 from quantized_training import BinaryConnect, FullPrecision, Levels, QuantizedOptimizer, StraightThrough
@@ -263,6 +264,36 @@ def test_amsbound_is_a_setting():
     )
     ours = flat(walk(optimizer, params, [[g] for g in data]))
     torch.testing.assert_close(ours, tensor(expected).T, rtol=1e-12, atol=1e-14)
+
+
+def luo(w, data, lr, final, gamma, beta1, beta2, ams):
+    """AdaBound as in its authors' code, for one weight: no 1/sqrt(t), and Adam's bias correction of the step."""
+    m = v = largest = 0.0
+    for t, g in enumerate(data, 1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        largest = max(largest, v)
+        rate = lr * math.sqrt(1 - beta2**t) / (1 - beta1**t) / (math.sqrt(largest if ams else v) + 1e-8)
+        w -= min(max(rate, final * (1 - 1 / (gamma * t + 1))), final * (1 + 1 / (gamma * t))) * m
+        yield w
+
+
+@pytest.mark.parametrize("ams", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_the_package_s_adabound(ams, quantized):
+    """The baseline of the experiments, from pytorch-optimizer, alone and inside `QuantizedOptimizer`."""
+    rng = torch.Generator().manual_seed(0)
+    data = torch.randn(60, 6, generator=rng, dtype=torch.float64) * torch.logspace(-3, 2, 6, dtype=torch.float64)
+    (p,) = params = start(((6,),))
+    setting = {"lr": 0.02, "final_lr": 0.1, "gamma": 0.1}
+    expected = [
+        list(luo(w, g, 0.02, 0.1, 0.1, 0.9, 0.99, ams)) for w, g in zip(p.tolist(), data.T.tolist(), strict=True)
+    ]
+    optimizer = AdaBound(params, betas=(0.9, 0.99), ams_bound=ams, **setting)
+    if quantized:
+        optimizer = QuantizedOptimizer(optimizer, FullPrecision(Levels.binary()))
+    ours = flat(walk(optimizer, params, [[g] for g in data]))
+    torch.testing.assert_close(ours, tensor(expected).T, rtol=1e-9, atol=1e-9)
 
 
 # Schedules
