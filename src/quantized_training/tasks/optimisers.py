@@ -23,7 +23,7 @@ BINARY = Levels.binary()
 RATES = tuple(10 ** (k / 2) for k in range(-8, 0))  # 1e-4 to 0.32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity
 class Setting:
     """One setting of an optimizer: its learning rate and what else it takes; clip: largest norm of the whole gradient."""
 
@@ -33,8 +33,9 @@ class Setting:
 
     def __str__(self) -> str:
         clip = {"clip": self.clip} if self.clip < math.inf else {}
-        parts = {"lr": self.lr, **self.extra, **clip}
-        return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in parts.items())
+        known = ("ams_bound", "amsgrad", "betas")  # what the optimizer's or unit's name says
+        parts = {k: v for k, v in {"lr": self.lr, **self.extra, **clip}.items() if k not in known}
+        return ", ".join(f"{k} {v:.3g}" for k, v in parts.items())
 
 
 def _adabound(groups: Iterable[dict], **settings) -> Optimizer:
@@ -62,15 +63,17 @@ def _rates(scale: float = 1.0, **extra) -> tuple[Setting, ...]:
     return tuple(Setting(scale * lr, extra) for lr in RATES)
 
 
+def _bounds(**extra) -> tuple[Setting, ...]:
+    """AdaBound's two rates: the one of Adam it starts with, the one of SGD it ends with."""
+    return tuple(Setting(lr, {"final_lr": final, **extra}) for lr in RATES[3:7] for final in (0.3, 3.0))
+
+
 OPTIMISERS = {
     "SGD(M)": Kind(SGD, _rates(100.0, momentum=0.9)),
     "Adam": Kind(Adam, _rates()),
     "AMSGrad": Kind(Adam, _rates(amsgrad=True)),
-    "AdaBound": Kind(_adabound, tuple(Setting(lr, {"final_lr": final}) for lr in RATES[1:8:2] for final in (0.1, 1.0))),
-    "AMSBound": Kind(
-        _adabound,
-        tuple(Setting(lr, {"final_lr": final, "ams_bound": True}) for lr in RATES[1:8:2] for final in (0.1, 1.0)),
-    ),
+    "AdaBound": Kind(_adabound, _bounds()),
+    "AMSBound": Kind(_adabound, _bounds(ams_bound=True)),
     "Bop": Kind(Bop, tuple(Setting(g, {"threshold": tau}) for g in (1e-4, 1e-3, 1e-2, 1e-1) for tau in (1e-8, 1e-6))),
     "BAMSProd": Kind(_bamsprod, _rates()),
 }
