@@ -32,7 +32,7 @@ def test_sign_and_its_gradient():
 
 def plain(seed, batch, rate, epochs):
     """The classifier on the digits written out for one seed: signs, batch norm and clip by hand, torch's Adam."""
-    (x, y), (vx, vy), _ = ((a[0], b[0]) for a, b in binary.digits())
+    (x, y), _, (vx, vy) = ((a[0], b[0]) for a, b in binary.digits())
     generator = torch.Generator().manual_seed(seed)
     latent, gains, biases = [], [], []
     for d, out in ((64, 128), (128, 128), (128, 10)):
@@ -77,7 +77,7 @@ def plain(seed, batch, rate, epochs):
 
 
 def test_a_stack_is_the_plain_network_of_each_seed():
-    ours = binary.train("digits", "Adam", Setting(3e-3), [5, 6], batch=228, test=False, epochs=1)
+    ours = binary.train("digits", "Adam", Setting(3e-3), [5, 6], batch=228, epochs=1)
     for i, seed in enumerate((5, 6)):
         reference = plain(seed, 228, 3e-3, 1)
         close(ours[i, 0], reference[0])

@@ -201,8 +201,11 @@ def train(
     test: bool = True,
     epochs: int | None = None,
 ) -> Tensor:
-    """Train; loss on the training set and score on the test (or validation) set before training and after every epoch,
-    (S, epochs + 1, 2). The rate falls as a half cosine to 0, step by step. NaN from where a gradient became infinite."""
+    """Train; loss on the training set and score on the test set before training and after every epoch, (S, epochs + 1, 2).
+
+    test: False takes the validation set, and only after the last epoch (NaN before). The rate falls as a half cosine to 0,
+    step by step. NaN from where a gradient became infinite.
+    """
     chosen = TASKS[task]
     epochs = epochs or chosen.epochs
     training, validation, testing = chosen.data()
@@ -213,7 +216,8 @@ def train(
     steps = n // batch * epochs
     held_out = testing if test else validation
     record = torch.full((len(seeds), epochs + 1, 2), math.nan)
-    record[:, 0] = network.evaluate(training, held_out)
+    if test:
+        record[:, 0] = network.evaluate(training, held_out)
     for epoch in range(epochs):
         order = torch.stack([torch.randperm(n, generator=g) for g in network.generators])
         for index in order[:, : n // batch * batch].split(batch, 1):
@@ -231,5 +235,6 @@ def train(
             except FloatingPointError:
                 return record
             step += 1
-        record[:, epoch + 1] = network.evaluate(training, held_out)
+        if test or epoch + 1 == epochs:
+            record[:, epoch + 1] = network.evaluate(training, held_out)
     return record
