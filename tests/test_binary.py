@@ -77,13 +77,12 @@ def plain(seed, batch, rate, epochs):
 
 
 def test_a_stack_is_the_plain_network_of_each_seed():
-    ours = binary.train("digits", "Adam", Setting(3e-3), [5, 6], batch=228, epochs=1)
+    ours = binary.train("digits", "Adam", Setting(3e-3), [5, 6], batch=570, epochs=1)
     for i, seed in enumerate((5, 6)):
-        reference = plain(seed, 228, 3e-3, 1)
+        reference = plain(seed, 570, 3e-3, 1)
         close(ours[i, 0], reference[0])
-        close(ours[i, 1, 0], reference[1, 0], 1e-3)  # after five updates; rounding decides a sign now and then
-        assert abs(ours[i, 1, 1] - reference[1, 1]) < 0.008
-    assert ours[0, 1, 0] < 0.7 * ours[0, 0, 0]
+        close(ours[i, 1], reference[1], 3e-3)  # after two updates; one label of 360 is 0.0028
+        assert ours[i, 1, 0] < 0.9 * ours[i, 0, 0]
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
