@@ -28,10 +28,12 @@ except ModuleNotFoundError as error:
 # Importing a module registers its steps, in the order of the proofs.
 from . import theorem_3  # isort: split
 
-from . import lemma_4, lemma_5, lemmas_6_to_8, theorem_3_corrected
+from . import lemma_4, lemma_5, lemmas_6_to_8, theorem_3_corrected  # isort: split
+
+from . import bamsprod
 
 __all__ = [
     "EXACT", "KINDS", "PROSE", "STEPS", "SYMPY", "TESTED", "Z3", "Refuted", "Result", "Step", "Undecided",
     "check", "overview", "show",
-    "lemma_4", "lemma_5", "lemmas_6_to_8", "theorem_3", "theorem_3_corrected",
+    "bamsprod", "lemma_4", "lemma_5", "lemmas_6_to_8", "theorem_3", "theorem_3_corrected",
 ]  # fmt: skip
