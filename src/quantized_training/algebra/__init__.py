@@ -1,4 +1,5 @@
-"""The steps of the proofs in section 4 and Appendix B, and of the corrected theorem, each checked by a machine.
+"""The steps of the proofs in section 4 and Appendix B, of the corrected theorem, and of
+BAMSProd's theory, each checked by a machine.
 
 `show` and `check` run steps by name, `STEPS` holds them all; on the command line: `python -m quantized_training.algebra --help`.
 """
