@@ -410,7 +410,7 @@ def test_published_notebooks_with_proofs_fetch_the_solvers_that_are_missing(tmp_
     monkeypatch.setenv("BOOK_REPOSITORY_URL", "https://github.com/acme/book")
     first = {path.stem: nbformat.read(path, 4).cells[0].source for path in publish(ROOT, tmp_path / "published")}
     proofs = [name for name, cell in first.items() if "z3-solver" in cell]
-    assert proofs == ["05_proof_walkthrough", "05b_corrected_theorem"]
+    assert proofs == ["05_proof_walkthrough", "05b_corrected_theorem", "10_bamsprod_theory"]
 
     commands, found = [], importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "z3" else found(name))

@@ -59,7 +59,7 @@ def test_every_numbered_item_has_a_row_and_a_badge_on_a_page(built_book, name):
 
 
 def test_everything_that_bamsprod_numbers_has_a_row_and_its_tables_a_row_per_method(built_book):
-    shown = badges(built_book / "notebooks" / "10_bamsprod_text.html")
+    shown = badges(built_book / "notebooks" / "10_bamsprod_theory.html")
     for name, item in NUMBERED_BAMSPROD.items():
         assert ROWS[name]["item"] == item and ROWS[name]["source"] == "BAMSProd"
         assert f"{item}: {ROWS[name]['verdict']}" in shown

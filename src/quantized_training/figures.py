@@ -35,6 +35,13 @@ METHODS: dict[str, tuple[str, str]] = {
     "SGDA": ("#d1495b", "dot"),
     "Muehlebach–Jordan": ("#128c7e", "solid"),
     "Projected gradient": ("#128c7e", "dash"),
+    "SGD": ("#7a7a7a", "dash"),
+    "AdaGrad": ("#b3871a", "dash"),
+    "Adam": ("#d24a43", "solid"),
+    "AMSGrad": ("#c8571b", "dash"),
+    "AdaBound": ("#2e8b57", "longdash"),
+    "AMSBound": ("#128c7e", "dot"),
+    "BAMSProd": ("#3a7bd5", "solid"),
 }
 PRINTED = "#c2408f"  # the paper's own numbers
 NEUTRAL = "#7a7a7a"  # floors, levels, reference lines
