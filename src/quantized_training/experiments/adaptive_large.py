@@ -129,9 +129,10 @@ class Words:
 
     @staticmethod
     def measure(model: nn.Module, part: Part) -> float:
-        """exp of the mean cross entropy over all words but the first of each stream."""
-        sums, counts = zip(*((loss.double() * n, n) for loss, n in Words._pieces(model, part[0])), strict=True)
-        return math.exp(min(float(sum(sums)) / sum(counts), 700.0))
+        """exp of the mean cross entropy over all words but the first of each stream; inf where that is no number any more."""
+        sums, counts = zip(*((loss.item() * n, n) for loss, n in Words._pieces(model, part[0])), strict=True)
+        mean = sum(sums) / sum(counts)
+        return math.exp(mean) if mean < 700 else math.inf
 
 
 class Boxes:
@@ -241,15 +242,12 @@ def unit(profile: str, name: str, optimiser: str, part: str, which: int) -> Sequ
 def best(name: str, optimiser: str) -> Setting:
     """The setting with the best score after the last epoch of tuning, the first of several. Raises as `results.read` where the
     tuning is not stored, ValueError where no run of it ended with a number."""
-    last = {
-        r["setting"]: float(r["score"])
-        for r in results.read(TUNING.name)
-        if (r["task"], r["optimiser"]) == (name, optimiser)
-    }
-    scores = {s: last[str(s)] for s in OPTIMISERS[optimiser].settings if math.isfinite(last[str(s)])}
-    if not scores:
+    mine = [r for r in results.read(TUNING.name) if (r["task"], r["optimiser"]) == (name, optimiser)]
+    last = {r["setting"]: float(r["score"]) for r in mine}  # epoch by epoch
+    settings = [s for s in OPTIMISERS[optimiser].settings if math.isfinite(last[str(s)])]
+    if not settings:
         raise ValueError(f"{name}, {optimiser}: all settings diverged in tuning")
-    return PROFILES["gpu"][name].kind.best(scores, key=scores.get)
+    return PROFILES["gpu"][name].kind.best(settings, key=lambda s: last[str(s)])
 
 
 def _units(part: str, numbers: Sequence[int], word: str) -> dict[str, Callable[[], Sequence[Row]]]:

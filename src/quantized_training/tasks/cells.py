@@ -65,7 +65,7 @@ def _reader(folder: str | Path | None, cache: str | Path | None, progress: bool)
         try:
             archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
-            raise damaged(path, f"is no archive ({error})") from error
+            raise damaged(path, f"is no archive ({error}); remove it to download it again") from error
         return str(path), lambda name: archive.read(f"BCCD_Dataset-master/BCCD/{name}")
     bases = [Path(folder) / d for d in ("bccd/BCCD", "BCCD", ".")]
     base = next((b for b in bases if (b / "ImageSets").is_dir()), bases[0])
