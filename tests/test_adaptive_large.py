@@ -15,7 +15,7 @@ from torch import nn
 
 from quantized_training import Cosine, experiments, results
 from quantized_training.experiments import adaptive_large as large
-from quantized_training.tasks import binary_models, detection
+from quantized_training.tasks import binary_models, detection, vision
 from quantized_training.tasks.binary_models import Detector, Language, MobileNetV2, groups, resnet34
 from quantized_training.tasks.optimisers import OPTIMISERS, Setting, build
 
@@ -57,10 +57,10 @@ def scenes(n: int, seed: int = 0) -> large.Part:
 
 
 DATA = {
-    "ResNet-34": tuple(photographs(n, s) for s, n in enumerate((40, 20, 30))),
-    "MobileNetV2": tuple(photographs(n, s) for s, n in enumerate((40, 20, 30))),
-    "LSTM": tuple(sentences(n, s) for s, n in enumerate((200, 90, 110))),
-    "detector": tuple(scenes(n, s) for s, n in enumerate((12, 6, 7))),
+    "ResNet-34": large.Data(*(photographs(n, s) for s, n in enumerate((40, 20, 30))), "of the tests"),
+    "MobileNetV2": large.Data(*(photographs(n, s) for s, n in enumerate((40, 20, 30))), "of the tests"),
+    "LSTM": large.Data(*(sentences(n, s) for s, n in enumerate((200, 90, 110))), "of the tests"),
+    "detector": large.Data(*(scenes(n, s) for s, n in enumerate((12, 6, 7))), "of the tests"),
 }
 
 
@@ -83,16 +83,17 @@ def test_numbers_of_parameters_are_the_published_ones():
     assert size(MobileNetV2(10).parameters()) == 3_504_872 - 990 * 1281
     binary, rest = (sum(size(g["params"]) for g in groups(MobileNetV2()) if g["quantize"] == q) for q in (True, False))
     assert (binary, binary + rest) == (64_224, 2_236_682)
-    total, shortcuts = 3 * 9 * 64 + 2 * 64 + 512 * 10 + 10, 0
-    blocks = 0
+    total, blocks, shortcuts = 3 * 9 * 64 + 2 * 64 + 512 * 10 + 10, 0, 0
     for i, count in enumerate((3, 4, 6, 3)):
         c, into = 64 * 2**i, 64 * 2 ** max(i - 1, 0)
         blocks += 9 * c * (into + (2 * count - 1) * c)
         total += 4 * c * count
         shortcuts += (into + 2) * c if i else 0
-    model = resnet34()
+    with torch.device("meta"):
+        model = resnet34()
     assert size(model.parameters()) == total + blocks + shortcuts == 21_282_122
-    assert sum(size(g["params"]) for g in groups(model) if g["quantize"]) == blocks == 21_086_208
+    threes = [p for p in model.parameters() if p.shape[2:] == (3, 3)]
+    assert size(threes[1:]) == blocks == 21_086_208  # see below: these are binary
 
 
 def test_numbers_of_parameters_by_formula():
@@ -158,37 +159,37 @@ def test_a_shortcut_of_mobilenet_adds_its_input():
 def test_every_optimiser_trains_binary_weights(name, optimiser):
     setting = OPTIMISERS[optimiser].settings[2]
     model, record = large.train(tiny(name), optimiser, setting, "test", 0)
-    start, _ = large.train(tiny(name, epochs=0), optimiser, setting, "test", 0)
-    level, flipped = 16**-0.5 if name == "LSTM" else 1.0, 0
-    for group, before in zip(groups(model), groups(start), strict=True):
+    torch.manual_seed(0)
+    start = groups(tiny(name).network())
+    flipped = 0
+    for group, before in zip(groups(model), start, strict=True):
         for p, q in zip(group["params"], before["params"], strict=True):
             if group["quantize"]:
-                assert p.unique().tolist() == pytest.approx([-level, level])
-                assert len(p.abs().unique()) == 1
+                assert set(p.unique().tolist()) <= set(p.new_tensor(before["levels"].values).tolist())
+                flipped += int((p * q < 0).sum())
             elif p.ndim > 1:
                 assert not torch.equal(p, q) and len(p.unique()) > 2
-            flipped += int((p * q < 0).sum()) if group["quantize"] else 0
-    assert flipped > 0 or optimiser in ("AdaBound", "AMSBound")
+    assert flipped > 0
     steps = {"LSTM": -(-199 // 35), "detector": 3}.get(name, 2)
     assert [row["updates"] for row in record] == [steps, 2 * steps]
     assert [row["epoch"] for row in record] == [1, 2] and all(math.isfinite(v) for row in record for v in row.values())
 
 
 @pytest.mark.parametrize(
-    "name, network, how, lr, loss, score",
+    "name, network, how, lr, losses, score",
     [
-        ("ResNet-34", partial(resnet34, width=8), {"epochs": 30, "batch": 8}, 0.005, 1.2, 0.8),
-        ("MobileNetV2", partial(MobileNetV2, width=0.25, last=64), {"epochs": 30, "batch": 20}, 0.02, 1.7, 0.5),
-        ("LSTM", partial(Language, 12, 24, dropout=0.0), {"epochs": 15}, 0.02, 1.0, 3.0),
-        ("detector", partial(Detector, width=8), {"epochs": 40}, 0.005, 0.5, 0.9),
+        ("ResNet-34", partial(resnet34, width=8), {"epochs": 30, "batch": 8}, 0.005, (2.2, 1.2), 0.8),
+        ("MobileNetV2", partial(MobileNetV2, width=0.25, last=64), {"epochs": 30, "batch": 20}, 0.02, (2.2, 1.7), 0.5),
+        ("LSTM", partial(Language, 12, 24, dropout=0.0), {"epochs": 15}, 0.02, (2.2, 1.0), 3.0),
+        ("detector", partial(Detector, width=8), {"epochs": 40}, 0.005, (0.5, 0.1), 0.9),
     ],
 )
-def test_each_task_learns_a_few_samples(name, network, how, lr, loss, score):
-    """From losses of about 2.5 for 10 classes and 12 words, 6 for boxes."""
+def test_each_task_learns_a_few_samples(name, network, how, lr, losses, score):
+    """losses: above the first, and below the second of them, after the first and after the last epoch."""
     train = DATA[name][0]
-    task = tiny(name, network=network, data=lambda: (train, train, train), **how)
+    task = tiny(name, network=network, data=lambda: large.Data(train, train, train), **how)
     _, record = large.train(task, "Adam", Setting(lr), "test", 0)
-    assert record[-1]["loss"] < loss < 1.9 < record[0]["loss"]
+    assert record[0]["loss"] > losses[0] and record[-1]["loss"] < losses[1]
     assert record[-1]["score"] < score if name == "LSTM" else record[-1]["score"] > score
 
 
@@ -230,7 +231,7 @@ def test_all_rates_fall_along_a_cosine(monkeypatch, optimiser):
     monkeypatch.setattr(large, "build", spy)
     monkeypatch.setattr(large.Images, "measure", measure)
     large.train(tiny("ResNet-34", epochs=4), optimiser, OPTIMISERS[optimiser].settings[0], "test", 0)
-    assert seen[0] == ([1e-4, 1e-2] if optimiser == "Bop" else [0.01] * 6)
+    assert set(seen[0]) == ({1e-4, 1e-2} if optimiser == "Bop" else {0.01})  # Bop's own and that of Adam for the rest
     for epoch, now in enumerate(seen):
         assert now == pytest.approx([Cosine(lr, 4)(epoch) for lr in seen[0]])
 
@@ -287,7 +288,7 @@ def test_pieces_with_a_state_are_one_long_text(monkeypatch):
 def test_mirrored_images_have_mirrored_boxes(monkeypatch):
     images, boxes, labels = scenes(12)
     seen = []
-    monkeypatch.setattr(large, "_forward", lambda model, x: x)
+    monkeypatch.setattr(large, "_outputs", lambda model, x: x)
     monkeypatch.setattr(detection, "loss", lambda *batch: seen.append(batch))
     list(large.Boxes.losses(None, (images, boxes, labels), 4, torch.Generator().manual_seed(0)))
     mirrored = 0
@@ -345,8 +346,20 @@ def test_the_best_setting_after_the_last_epoch_is_tested(tmp_path, monkeypatch):
     assert large.best("LSTM", "Adam") == OPTIMISERS["Adam"].settings[6]  # perplexity: less is better
     assert large.best("detector", "Adam") == OPTIMISERS["Adam"].settings[4]
     assert large.best("ResNet-34", "Bop") == OPTIMISERS["Bop"].settings[4]
-    with pytest.raises(ValueError, match="LSTM, Bop: all settings diverged"):
-        large.best("LSTM", "Bop")
+    assert (
+        large.best("LSTM", "Bop") == OPTIMISERS["Bop"].settings[0]
+    )  # whatever is tested diverges, and the table says so
+
+
+@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with real data")
+def test_parts_of_cifar_do_not_overlap_and_images_that_are_not_exact_are_noted():
+    try:
+        train, valid, test, note = large.cifar()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert [len(p[0]) for p in (train, valid, test)] == [45_000, 5_000, 10_000]
+    images = vision.load("cifar-10", os.environ["QT_DATA"])
+    assert torch.equal(torch.cat([train[0], valid[0]]), images.train_x) and note == images.note
 
 
 def test_rows_of_a_unit_say_what_was_run(tmp_path, monkeypatch):
@@ -355,7 +368,7 @@ def test_rows_of_a_unit_say_what_was_run(tmp_path, monkeypatch):
         monkeypatch.setitem(large.PROFILES["tiny"], name, tiny(name))
     stored(tmp_path, {("LSTM", "AdaBound"): [0.5] * 3 + [0.1] + [0.5] * 4})
     tuned, tested = (large.unit("tiny", "LSTM", "AdaBound", part, 2) for part in ("tuning", "test"))
-    about = {"task": "LSTM", "optimiser": "AdaBound", "batch": 4, "measure": "perplexity"}
+    about = {"task": "LSTM", "optimiser": "AdaBound", "batch": 4, "measure": "perplexity", "note": "of the tests"}
     settings = OPTIMISERS["AdaBound"].settings
     assert [(r["epoch"], r["setting"], r["part"], r["seed"]) for r in tuned] == [(1, str(settings[2]), "tuning", 0)]
     assert [(r["epoch"], r["setting"], r["part"], r["seed"]) for r in tested] == [

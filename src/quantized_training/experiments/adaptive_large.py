@@ -21,6 +21,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,21 @@ from ..results import Row
 from ..schedules import Cosine
 from ..tasks import binary_models, cells, detection, text, vision
 from ..tasks.binary_models import Detector, Language, MobileNetV2
-from ..tasks.on_device import REACH, augment, stopwatch
+from ..tasks.on_device import REACH, augment, predict, stopwatch
 from ..tasks.optimisers import OPTIMISERS, Setting, build, clip_norms
 from . import Experiment
 
 SEEDS = (0, 1, 2)
 Part = tuple[Tensor, ...]
-Data = tuple[Part, Part, Part]  # for training, validation, test
+
+
+class Data(NamedTuple):
+    """note: what belongs beside every number measured on them, see `vision.Images`."""
+
+    train: Part
+    valid: Part
+    test: Part
+    note: str = ""
 
 
 def _folder() -> str | None:
@@ -51,7 +60,8 @@ def cifar(train: int = 45_000, held_out: int = 10_000) -> Data:
     images = vision.load("cifar-10", _folder(), progress=False)
     x, y = images.train_x, images.train_y
     valid = slice(45_000, 45_000 + min(5_000, held_out))
-    return (x[:train], y[:train]), (x[valid], y[valid]), (images.test_x[:held_out], images.test_y[:held_out])
+    test = images.test_x[:held_out], images.test_y[:held_out]
+    return Data((x[:train], y[:train]), (x[valid], y[valid]), test, images.note)
 
 
 @cache
@@ -60,24 +70,22 @@ def treebank(most: int | None = None, streams: int = 20) -> Data:
     `streams` words that are left over are not used."""
     found = text.load(_folder(), progress=False)
     parts = (part[:most] for part in (found.train, found.valid, found.test))
-    return tuple((part[: len(part) // streams * streams].view(streams, -1),) for part in parts)
+    return Data(*((part[: len(part) // streams * streams].view(streams, -1),) for part in parts))
 
 
 @cache
 def blood(size: tuple[int, int] = (320, 240), most: int | None = None) -> Data:
     parts = cells.load(size, _folder(), progress=False)
-    return tuple((p.images[:most], p.boxes[:most], p.labels[:most]) for p in parts)
+    return Data(*((p.images[:most], p.boxes[:most], p.labels[:most]) for p in parts))
 
 
 # What differs between the tasks: the losses of an epoch's batches, and the score
 
 
-def _forward(model: nn.Module, *x: Tensor):
-    """Outputs of a network, on a GPU computed in bfloat16; images come as bytes."""
-    if x[0].dtype == torch.uint8:
-        x = ((x[0].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last), *x[1:])
-    with torch.autocast(x[0].device.type, torch.bfloat16, enabled=x[0].is_cuda):
-        return model(*x)
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """Outputs of a network for images as bytes, brought to [-1, 1]; on a GPU that has it, computed in bfloat16."""
+    half = torch.full((x.shape[1],), 0.5, device=x.device)
+    return predict(model, x, half, half)
 
 
 def _batches(n: int, batch: int, draws: torch.Generator, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -96,13 +104,13 @@ class Images:
     def losses(model: nn.Module, part: Part, batch: int, draws: torch.Generator) -> Iterator[Tensor]:
         x, y = part
         for i, flip in _batches(len(x), batch, draws, x.device):
-            shifts = (torch.randint(-REACH, REACH + 1, (2, batch), generator=draws)).to(x.device)
-            yield cross_entropy(_forward(model, augment(x[i], flip, *shifts)).float(), y[i])
+            shifts = torch.randint(-REACH, REACH + 1, (2, batch), generator=draws).to(x.device)
+            yield cross_entropy(_outputs(model, augment(x[i], flip, *shifts)), y[i])
 
     @staticmethod
     def measure(model: nn.Module, part: Part) -> float:
         x, y = part
-        found = torch.cat([_forward(model, piece).argmax(1) for piece in x.split(1000)])
+        found = torch.cat([_outputs(model, piece).argmax(1) for piece in x.split(1000)])
         return (found == y).double().mean().item()
 
 
@@ -119,9 +127,9 @@ class Words:
         state = None
         for k in range(0, words.shape[1] - 1, Words.STEPS):
             y = words[:, k + 1 : k + 1 + Words.STEPS]
-            out, state = _forward(model, words[:, k : k + y.shape[1]], state)
+            out, state = model(words[:, k : k + y.shape[1]], state)
             state = tuple(s.detach() for s in state)
-            yield cross_entropy(out.float().flatten(0, 1), y.flatten()), y.numel()
+            yield cross_entropy(out.flatten(0, 1), y.flatten()), y.numel()
 
     @staticmethod
     def losses(model: nn.Module, part: Part, batch: int, draws: torch.Generator) -> Iterator[Tensor]:
@@ -147,12 +155,12 @@ class Boxes:
             mirrored = torch.stack([1 - boxes[i, :, 2], boxes[i, :, 1], 1 - boxes[i, :, 0], boxes[i, :, 3]], -1)
             images = torch.where(flip[:, None, None, None], x[i].flip(3), x[i])
             there = torch.where(flip[:, None, None], mirrored, boxes[i])
-            yield detection.loss(_forward(model, images).float(), there, labels[i])
+            yield detection.loss(_outputs(model, images), there, labels[i])
 
     @staticmethod
     def measure(model: nn.Module, part: Part) -> float:
         x, boxes, labels = part
-        out = torch.cat([_forward(model, piece).float() for piece in x.split(20)])
+        out = torch.cat([_outputs(model, piece) for piece in x.split(20)])
         return detection.mean_average_precision(out, boxes, labels)
 
 
@@ -193,7 +201,7 @@ def train(
     is not finite the run ends, its last row holds NaN. The same seed gives the same run on a CPU.
     """
     device = torch.device(device)
-    training, valid, test = (tuple(t.to(device) for t in p) for p in task.data())
+    training, valid, test = (tuple(t.to(device) for t in p) for p in task.data()[:3])
     record, epochs = [], task.tuning if part == "tuning" else task.epochs
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -216,9 +224,8 @@ def train(
                         o.step()
                     losses.append(loss.detach())
             except FloatingPointError:
-                record.append(
-                    {"epoch": epoch + 1, "updates": updates, "loss": math.nan, "score": math.nan, "seconds": math.nan}
-                )
+                nothing = dict.fromkeys(("loss", "score", "seconds"), math.nan)
+                record.append({"epoch": epoch + 1, "updates": updates} | nothing)
                 break
             updates += len(losses)
             row = {"epoch": epoch + 1, "updates": updates, "loss": torch.stack(losses).double().mean().item()}
@@ -235,19 +242,18 @@ def unit(profile: str, name: str, optimiser: str, part: str, which: int) -> Sequ
     setting = OPTIMISERS[optimiser].settings[which] if part == "tuning" else best(name, optimiser)
     seed = 0 if part == "tuning" else which
     about = {"task": name, "optimiser": optimiser, "setting": str(setting), "part": part, "seed": seed}
-    about |= {"batch": task.batch, "measure": task.kind.score}
+    about |= {"batch": task.batch, "measure": task.kind.score, "note": task.data().note}
     return [about | row for row in train(task, optimiser, setting, part, seed, device)[1]]
 
 
 def best(name: str, optimiser: str) -> Setting:
-    """The setting with the best score after the last epoch of tuning, the first of several. Raises as `results.read` where the
-    tuning is not stored, ValueError where no run of it ended with a number."""
+    """The setting with the best score after the last epoch of tuning, the first of several, and of all where all diverged.
+    Raises as `results.read` where the tuning is not stored."""
     mine = [r for r in results.read(TUNING.name) if (r["task"], r["optimiser"]) == (name, optimiser)]
     last = {r["setting"]: float(r["score"]) for r in mine}  # epoch by epoch
-    settings = [s for s in OPTIMISERS[optimiser].settings if math.isfinite(last[str(s)])]
-    if not settings:
-        raise ValueError(f"{name}, {optimiser}: all settings diverged in tuning")
-    return PROFILES["gpu"][name].kind.best(settings, key=lambda s: last[str(s)])
+    settings = OPTIMISERS[optimiser].settings
+    good = [s for s in settings if math.isfinite(last[str(s)])]
+    return PROFILES["gpu"][name].kind.best(good, key=lambda s: last[str(s)]) if good else settings[0]
 
 
 def _units(part: str, numbers: Sequence[int], word: str) -> dict[str, Callable[[], Sequence[Row]]]:

@@ -122,9 +122,14 @@ class Detector(nn.Module):
 
 
 def groups(model: nn.Module) -> list[dict]:
-    """Parameter groups for `optimisers.build`: what the networks above call binary, and the rest."""
+    """Parameter groups for `optimisers.build`: what the networks above call binary, and the rest.
+
+    A binary convolution takes the values -s and s, s being the mean size of its weights at the start. What a layer can compute
+    does not depend on s, as normalisation follows; but with -1 and 1 a step of SGD that suits the real parameters is too
+    small for the binary ones.
+    """
     if not isinstance(model, Language):
-        return networks.groups(model, "3x3 only", BINARY)
+        return networks.groups(model, "3x3 only", BINARY, scaled=True)
     matrices = [p for p in model.lstm.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
     levels = BINARY.scaled(model.lstm.hidden_size**-0.5)

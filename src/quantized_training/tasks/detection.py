@@ -59,8 +59,8 @@ def decode(out: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def loss(out: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-    """Per box: 5 times the squared error of its four numbers, cross entropy of its class and, over all cells, of its being
-    there. 5 is YOLO's weight of the numbers."""
+    """Mean over all cells of the cross entropy of there being a box, plus, where one is to be found, 5 times the squared
+    error of its four numbers and the cross entropy of its class. 5 is YOLO's weight; there it is a sum, not a mean."""
     there, numbers, classes = encode(boxes, labels, *out.shape[2:])
     out = out.movedim(1, -1)
     mine = out[there]
@@ -68,7 +68,7 @@ def loss(out: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
     total = 5 * (found - numbers[there]).square().sum()
     total = total + cross_entropy(mine[:, 5:], classes[there], reduction="sum")
     total = total + binary_cross_entropy_with_logits(out[..., 4], there.to(out.dtype), reduction="sum")
-    return total / there.sum().clamp(min=1)
+    return total / there.numel()
 
 
 def suppress(boxes: Tensor, scores: Tensor, overlap: float = 0.5) -> Tensor:
