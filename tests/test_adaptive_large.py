@@ -210,10 +210,10 @@ def test_a_seed_is_a_run_and_other_random_numbers_are_left_alone(name):
 
 def test_tuning_is_shorter_and_scored_on_validation_data(monkeypatch):
     seen = []
-    monkeypatch.setattr(large.Images, "measure", lambda model, part: seen.append(len(part[0])) or 0.0)
+    monkeypatch.setattr(large.Images, "measure", lambda model, part: seen.append((len(part[0]), model.training)) or 0.0)
     for part in ("tuning", "test"):
         large.train(tiny("ResNet-34", epochs=3, tuning=2), "Adam", Setting(1e-3), part, 0)
-    assert seen == [20, 20, 30, 30, 30]
+    assert seen == [(n, False) for n in (20, 20, 30, 30, 30)]
 
 
 @pytest.mark.parametrize("optimiser", ["SGD(M)", "Bop"])
