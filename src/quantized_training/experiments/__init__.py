@@ -31,11 +31,13 @@ PACKAGE = Path(__file__).resolve().parents[1]
 @dataclass(frozen=True)
 class Experiment:
     """name: of its table in data/results. about: a sentence. units: key -> function that returns rows, the same columns
-    everywhere; functions of a module (or partials of them), because they run in other processes."""
+    everywhere; functions of a module (or partials of them), because they run in other processes. device: "cuda" where they
+    need a GPU: such an experiment runs only where it is named."""
 
     name: str
     about: str
     units: Mapping[str, Callable[[], Sequence[Row]]]
+    device: str = "cpu"
 
 
 def experiments() -> dict[str, Experiment]:
@@ -96,7 +98,8 @@ def make(
     def store_if_complete(e: Experiment) -> None:
         if all((e.name, key) in rows for key in e.units):
             table = [row for key in e.units for row in rows[e.name, key]]
-            written.append(results.write(e.name, table, e.about, f"make results ONLY={e.name}", state, folder))
+            made_on = results.hardware(e.device)
+            written.append(results.write(e.name, table, e.about, f"make results ONLY={e.name}", state, folder, made_on))
             for key in e.units:
                 files[e.name, key].unlink(missing_ok=True)
 
@@ -151,13 +154,13 @@ class Drift:
 def compare(
     experiment: str, unit: str, old: Sequence[Mapping[str, str]], new: Sequence[Mapping[str, str]]
 ) -> list[Drift]:
-    """Differences between stored and new rows of a unit; numbers that agree to a relative 1e-6 are the same."""
+    """Differences between stored and new rows of a unit; numbers that agree to a relative 1e-6 are the same, and so are times."""
     if len(old) != len(new) or any(a.keys() != b.keys() for a, b in zip(old, new, strict=False)):
         return [Drift(experiment, unit, 0, "rows", str(len(old)), f"{len(new)}, or other columns", math.inf)]
     found = []
     for i, (a, b) in enumerate(zip(old, new, strict=True)):
         for column in a:
-            if not _same(a[column], b[column]):
+            if column != "seconds" and not _same(a[column], b[column]):
                 found.append(Drift(experiment, unit, i, column, a[column], b[column], _errors(a, column, b[column])))
     return found
 
@@ -212,8 +215,16 @@ def check(
 
 
 def choose(names: Sequence[str]) -> dict[str, Experiment]:
-    """The named experiments, all without a name; exits with what there is where a name is unknown."""
+    """The named experiments, without a name all that need no GPU; exits with what there is where a name is unknown."""
     known = experiments()
     if unknown := [name for name in names if name not in known]:
         sys.exit(f"no experiment {', '.join(unknown)}; there are {', '.join(known)}")
-    return {name: known[name] for name in names} if names else known
+    return {name: e for name, e in known.items() if (name in names if names else e.device == "cpu")}
+
+
+def need_devices(chosen: Mapping[str, Experiment]) -> None:
+    """Exits, saying what is missing, where an experiment needs a GPU and torch finds none."""
+    import torch
+
+    if (wanting := [e.name for e in chosen.values() if e.device != "cpu"]) and not torch.cuda.is_available():
+        sys.exit(f"{', '.join(wanting)}: this needs a GPU, and torch finds none here")

@@ -7,7 +7,7 @@ import os
 import sys
 
 from .. import results
-from . import check, choose, make
+from . import check, choose, experiments, make, need_devices
 
 
 def main() -> int:
@@ -22,27 +22,38 @@ def main() -> int:
         ("list", "the experiments, and what is stored of them"),
     ):
         command = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
-        command.add_argument("names", nargs="*", metavar="NAME", help="experiments; all without a name")
+        command.add_argument(
+            "names", nargs="*", metavar="NAME", help="experiments; all that need no GPU without a name"
+        )
         if name != "list":
-            command.add_argument(
-                "--jobs", type=int, default=os.cpu_count(), help="units at a time (default: all cores)"
-            )
+            command.add_argument("--jobs", type=int, help="units at a time (default: all cores, on a GPU 1)")
         if name == "check":
             command.add_argument("--sample", type=int, default=1, help="units of each experiment (default: 1)")
             command.add_argument("--seed", type=int, default=0, help="which units are chosen (default: 0)")
             command.add_argument("--exact", action="store_true", help="every difference above a relative 1e-6 counts")
             command.add_argument("--all", action="store_true", help="every unit")
     options = parser.parse_args()
-    if options.command != "list" and options.jobs < 1 or options.command == "check" and options.sample < 1:
+    listing = options.command == "list"
+    if (
+        not listing
+        and options.jobs is not None
+        and options.jobs < 1
+        or options.command == "check"
+        and options.sample < 1
+    ):
         parser.error("--jobs and --sample must be at least 1")
-    chosen = choose(options.names)
+    chosen = choose(options.names or list(experiments()) if listing else options.names)
+    if not listing:
+        need_devices(chosen)
+        options.jobs = options.jobs or (1 if any(e.device != "cpu" for e in chosen.values()) else os.cpu_count())
     try:
-        if options.command == "list":
+        if listing:
             for name, e in chosen.items():
                 stored = (
                     results.source(name) if (results.DATA / "results" / f"{name}.csv").exists() else "not stored yet"
                 )
-                print(f"{name}: {e.about}\n    {len(e.units)} units; {stored}")
+                gpu = "" if e.device == "cpu" else " on a GPU, run only by name"
+                print(f"{name}: {e.about}\n    {len(e.units)} units{gpu}; {stored}")
         elif options.command == "make":
             for path in make(chosen, options.jobs):
                 print(path)

@@ -284,14 +284,14 @@ SOURCES = {
 NAMES = ("digits", *SOURCES)
 
 
-def _hash_problem(content: bytes, published: str) -> str:
+def hash_problem(content: bytes, published: str) -> str:
     """Empty where the content has the published hash, else what it has and what was expected."""
     algorithm, expected = published.split(":")
     found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     return "" if found == expected else f"has {algorithm.upper()} {found}; expected {expected}"
 
 
-def _damaged(place: Path, problem: str) -> ValueError:
+def damaged(place: Path, problem: str) -> ValueError:
     return ValueError(f"{place} {problem}: the file is damaged or partial and was not used")
 
 
@@ -314,14 +314,14 @@ def _contents(places: dict[str, Path], layout: Layout) -> dict[str, bytes]:
         files = [file for file, p in places.items() if p == place]
         try:
             if place.name.endswith(".tar.gz"):
-                if problem := _hash_problem(raw, layout.archives[place.name]):
-                    raise _damaged(place, problem)
+                if problem := hash_problem(raw, layout.archives[place.name]):
+                    raise damaged(place, problem)
                 with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
                     contents |= {file: tar.extractfile(f"{layout.folder}/{file}").read() for file in files}
             else:
                 contents[files[0]] = gzip.decompress(raw) if place.suffix == ".gz" else raw
         except (EOFError, OSError, zlib.error) as error:
-            raise _damaged(place, f"of {len(raw):,} bytes cannot be decompressed ({error})") from error
+            raise damaged(place, f"of {len(raw):,} bytes cannot be decompressed ({error})") from error
     return contents
 
 
@@ -366,9 +366,9 @@ def _read_layout(name: str, base: Path, layout: Layout, places: dict[str, Path])
     contents = _contents(places, layout)
     different = []
     for file, content in contents.items():
-        if problem := _hash_problem(content, layout.published[file]):
+        if problem := hash_problem(content, layout.published[file]):
             if not layout.subsets:
-                raise _damaged(places[file], problem)
+                raise damaged(places[file], problem)
             different.append(file)
     parts, sizes = {}, {}
     classes = SOURCES[name].classes
@@ -376,7 +376,7 @@ def _read_layout(name: str, base: Path, layout: Layout, places: dict[str, Path])
         pieces = layout.read([contents[f] for f in files], [str(places[f]) for f in files])
         for file, (x, y) in zip(files, pieces, strict=False):
             if len(x) != len(y) or y.max() >= len(classes):
-                raise _damaged(places[file], f"gives {len(x)} images and {len(y)} labels up to {y.max()}")
+                raise damaged(places[file], f"gives {len(x)} images and {len(y)} labels up to {y.max()}")
             sizes[file] = len(x)
         x, y = map(np.concatenate, zip(*pieces, strict=True))
         parts |= {f"{part}_x": torch.from_numpy(x), f"{part}_y": torch.from_numpy(y.astype(np.int64))}
@@ -458,23 +458,20 @@ class Resume:
         return not total.isdigit() or self._size() == int(total)
 
 
-def _download(name: str, cache: Path, progress: bool) -> None:
-    """Put the archives of a set into the folder `cache`, unless they are there with the right hash."""
+def fetch(url: str, file: str, published: str | None, name: str, cache: str | Path | None, progress: bool) -> Path:
+    """Where the downloaded `url` + `file` lies, in the folder `name` of the cache (None: the user's cache folder).
+
+    Downloaded unless it is there with the published hash. None: what is there is taken, the caller checks it.
+    """
     import pooch
     from filelock import FileLock
 
     pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
-    cache.mkdir(parents=True, exist_ok=True)
-    source = SOURCES[name]
-    for file, published in source.layouts[0].archives.items():
-        with FileLock(cache / f"{file}.lock"):  # several processes may ask for the same file
-            pooch.retrieve(
-                source.url + file,
-                published,
-                fname=file,
-                path=cache,
-                downloader=Resume(cache / f"{file}.part", progress=progress),
-            )
+    folder = Path(cache or pooch.os_cache("quantized-training")) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{file}.lock"):  # several processes may ask for the same file
+        resume = Resume(folder / f"{file}.part", progress=progress)
+        return Path(pooch.retrieve(url + file, published, fname=file, path=folder, downloader=resume))
 
 
 def _digits() -> Images:
@@ -510,9 +507,6 @@ def load(
         return _digits()
     if folder is not None:
         return _read(name, Path(folder))
-    if cache is None:
-        import pooch
-
-        cache = pooch.os_cache("quantized-training")
-    _download(name, Path(cache) / name, progress)
-    return _read(name, Path(cache) / name)
+    source = SOURCES[name]
+    places = [fetch(source.url, file, h, name, cache, progress) for file, h in source.layouts[0].archives.items()]
+    return _read(name, places[0].parent)
