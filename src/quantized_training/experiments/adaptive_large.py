@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -236,10 +236,16 @@ def train(
     return model, record
 
 
+def settings(optimiser: str) -> list[Setting]:
+    """The eight of `OPTIMISERS`, but for SGD a tenth of the rates: levels are as large as the weights here, not 1."""
+    tenth = 0.1 if optimiser == "SGD(M)" else 1.0
+    return [replace(s, lr=tenth * s.lr) for s in OPTIMISERS[optimiser].settings]
+
+
 def unit(profile: str, name: str, optimiser: str, part: str, which: int) -> Sequence[Row]:
     """The rows of one run, one per epoch. which: the setting's place among the optimizer's in tuning, the seed in the test."""
     task, device = PROFILES[profile][name], "cuda" if profile == "gpu" else "cpu"
-    setting = OPTIMISERS[optimiser].settings[which] if part == "tuning" else best(name, optimiser)
+    setting = settings(optimiser)[which] if part == "tuning" else best(name, optimiser)
     seed = 0 if part == "tuning" else which
     about = {"task": name, "optimiser": optimiser, "setting": str(setting), "part": part, "seed": seed}
     about |= {"batch": task.batch, "measure": task.kind.score, "note": task.data().note}
@@ -251,9 +257,8 @@ def best(name: str, optimiser: str) -> Setting:
     Raises as `results.read` where the tuning is not stored."""
     mine = [r for r in results.read(TUNING.name) if (r["task"], r["optimiser"]) == (name, optimiser)]
     last = {r["setting"]: float(r["score"]) for r in mine}  # epoch by epoch
-    settings = OPTIMISERS[optimiser].settings
-    good = [s for s in settings if math.isfinite(last[str(s)])]
-    return PROFILES["gpu"][name].kind.best(good, key=lambda s: last[str(s)]) if good else settings[0]
+    good = [s for s in settings(optimiser) if math.isfinite(last[str(s)])]
+    return PROFILES["gpu"][name].kind.best(good, key=lambda s: last[str(s)]) if good else settings(optimiser)[0]
 
 
 def _units(part: str, numbers: Sequence[int], word: str) -> dict[str, Callable[[], Sequence[Row]]]:
