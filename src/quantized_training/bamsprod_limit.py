@@ -36,18 +36,20 @@ def scale(w, weight):
 def measure(w: Tensor, grad: Tensor, h: Tensor) -> dict[str, Tensor]:
     """What the printed limit is made of, one number per row of w, grad and h, the diagonal of H; all (runs, d).
 
-    gradient: ||g||. scale, scale_h: the best scale in the plain norm and in that of H. error: ||w - alpha* sign(w)|| / ||w||;
-    error_h: ||w - alpha* sign(w)||_H; printed: ||w - alpha*||_H, a number subtracted from a vector. repaired:
+    gradient: ||g||. scale, scale_h: the best scale in the plain norm and in that of H. distance: ||w - alpha* sign(w)||, error: the
+    same over ||w||; error_h: ||w - alpha* sign(w)||_H; printed: ||w - alpha*||_H, a number subtracted from a vector. repaired:
     ||g||_(H^-1) ||w - alpha* sign(w)||_H, in units of the loss.
     """
     sign = torch.where(w < 0, -1.0, 1.0).to(w)
     plain, weighted = scale(w, torch.ones_like(h)), scale(w, h)
+    distance = (w - plain[:, None] * sign).norm(dim=1)
     error_h = (h * (w - weighted[:, None] * sign) ** 2).sum(1).sqrt()
     return {
         "gradient": grad.norm(dim=1),
         "scale": plain,
         "scale_h": weighted,
-        "error": (w - plain[:, None] * sign).norm(dim=1) / w.norm(dim=1),
+        "distance": distance,
+        "error": distance / w.norm(dim=1),
         "error_h": error_h,
         "printed": (h * (w - weighted[:, None]) ** 2).sum(1).sqrt(),
         "repaired": (grad**2 / h.clamp_min(1e-30)).sum(1).sqrt() * error_h,
@@ -245,16 +247,16 @@ def follow(decay: Sequence[float], steps: int, power: float = 0.25) -> np.ndarra
 def pairs(step: int, width: float, start: float = 1000.0) -> dict[str, tuple[Bound, Bound]]:
     """(lower, upper) for four rates, with (c_u - c_l) / c* = width at `step`; defined for t >= 1.
 
-    Each is upper = 1 + s(t) and lower = 1 / upper: so are AdaBound's bounds, with s = 1 / (gamma t), and the squares of AMSBound's,
-    which bound v. Exponential: 1 + start exp(-lambda t). Raises ValueError for a width or step that is not positive.
+    Each is upper = 1 + s(t) and lower = 1 / upper. AdaBound's factors have this form with s = 1 / (gamma t); they bound the step, and
+    their squares bound v, as in AMSBound. Exponential: 1 + start exp(-lambda t). Raises ValueError for a width or step that is not positive.
     """
     gap = 1 / (rate_for(width, step) * step)  # upper(step) - 1
     square = math.sqrt(1 + gap) - 1
     decay = math.log(start / gap) / step
     uppers: dict[str, Bound] = {
         "1/√t": lambda t: 1 + gap * math.sqrt(step / t),
-        "1/t (AdaBound)": lambda t: 1 + gap * step / t,
-        "1/t, squared (AMSBound)": lambda t: (1 + square * step / t) ** 2,
+        "1/t (AdaBound's form)": lambda t: 1 + gap * step / t,
+        "its square (AMSBound)": lambda t: (1 + square * step / t) ** 2,
         "exponential": lambda t: 1 + start * math.exp(-decay * t),
     }
     return {name: (_reciprocal(upper), upper) for name, upper in uppers.items()}
@@ -286,7 +288,7 @@ def violations(upper: Bound, steps: int) -> np.ndarray:
     """The t < steps at which (t + 1) upper(t + 1) < t upper(t), where t v~_t can decrease."""
     t = np.arange(1, steps + 1)
     product = t * np.array([upper(int(k)) for k in t])
-    return t[:-1][np.diff(product) < -1e-12 * product[:-1]]
+    return t[:-1][product[1:] < product[:-1] * (1 - 1e-12)]  # also from infinity to a number
 
 
 def linear_regret(
