@@ -1,0 +1,318 @@
+"""The limit that BAMSProd (Liu et al., arXiv 2009.13799) prints for its two bounds c_l and c_u: measured, followed, and replaced.
+
+Printed in section 4: both converge to L D sum_(t=1)^T sqrt(||w_t - alpha*||_H^2), H = sqrt(V~). A reader asked what the symbols
+mean, how to get them, and how fast the bounds approach it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .adaptive import LOWER, UPPER, BAMSProd
+from .levels import Levels
+from .methods import BinaryConnect
+from .optimizer import QuantizedOptimizer
+
+Bound = Callable[[int], float]
+
+
+# One weight tensor at one step
+
+
+def scale(w, weight):
+    """The alpha that minimises sum_i weight_i (w_i - alpha sign(w_i))^2: the weighted mean of abs(w), over the last axis.
+
+    Of arrays or tensors; with weight 1 the scale of XNOR-Net, with the diagonal of H the paper's alpha*.
+    """
+    return (weight * abs(w)).sum(-1) / weight.sum(-1)
+
+
+def measure(w: Tensor, grad: Tensor, h: Tensor) -> dict[str, Tensor]:
+    """What the printed limit is made of, one number per row of w, grad and h, the diagonal of H; all (runs, d).
+
+    gradient: ||g||. scale, scale_h: the best scale in the plain norm and in that of H. distance: ||w - alpha* sign(w)||, error: the
+    same over ||w||; error_h: ||w - alpha* sign(w)||_H; printed: ||w - alpha*||_H, a number subtracted from a vector. repaired:
+    ||g||_(H^-1) ||w - alpha* sign(w)||_H, in units of the loss.
+    """
+    sign = torch.where(w < 0, -1.0, 1.0).to(w)
+    plain, weighted = scale(w, torch.ones_like(h)), scale(w, h)
+    distance = (w - plain[:, None] * sign).norm(dim=1)
+    error_h = (h * (w - weighted[:, None] * sign) ** 2).sum(1).sqrt()
+    return {
+        "gradient": grad.norm(dim=1),
+        "scale": plain,
+        "scale_h": weighted,
+        "distance": distance,
+        "error": distance / w.norm(dim=1),
+        "error_h": error_h,
+        "printed": (h * (w - weighted[:, None]) ** 2).sum(1).sqrt(),
+        "repaired": (grad**2 / h.clamp_min(1e-30)).sum(1).sqrt() * error_h,
+    }
+
+
+# A small network with binary weights
+
+
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's 8 x 8 digits, pixels in [-1, 1]: 1400 for training, 397 for the test."""
+
+    x: Tensor
+    y: Tensor
+    train: int = 1400
+
+    @classmethod
+    def load(cls) -> Digits:
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        order = np.random.default_rng(0).permutation(len(data.target))
+        return cls(torch.tensor(data.data[order] / 8 - 1, dtype=torch.float32), torch.tensor(data.target[order]))
+
+
+WIDTHS = (64, 128, 64, 10)
+
+
+class Network(torch.nn.Module):
+    """One network per seed, side by side: linear layers, each normalised over the batch, with ReLU between them.
+
+    Weights start from a normal law of standard deviation 1/2 cut at two of them, so that they fill [-1, 1]. A run depends on its
+    own seed alone.
+    """
+
+    def __init__(self, seeds: Sequence[int], widths: Sequence[int] = WIDTHS) -> None:
+        super().__init__()
+        drawn = [[torch.empty(a, b) for a, b in zip(widths, widths[1:], strict=False)] for _ in seeds]
+        for seed, layers in zip(seeds, drawn, strict=True):
+            rng = torch.Generator().manual_seed(seed)
+            for w in layers:
+                torch.nn.init.trunc_normal_(w, std=0.5, a=-1.0, b=1.0, generator=rng)
+        self.weights = torch.nn.ParameterList(torch.stack(w) for w in zip(*drawn, strict=True))
+        shape = [(len(seeds), 1, b) for b in widths[1:]]
+        self.gains = torch.nn.ParameterList(torch.ones(s) for s in shape)
+        self.shifts = torch.nn.ParameterList(torch.zeros(s) for s in shape)
+
+    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
+        """Outputs (runs, samples, classes) for x (runs, samples, pixels); the first `count` samples normalise (default: all)."""
+        last = len(self.weights) - 1
+        for i, (w, gain, shift) in enumerate(zip(self.weights, self.gains, self.shifts, strict=True)):
+            x = x @ w
+            some = x[:, :count]
+            mean, var = some.mean(1, keepdim=True), some.var(1, keepdim=True, correction=0)
+            x = torch.addcmul(shift, (x - mean) * (var + 1e-5).rsqrt(), gain)
+            x = x if i == last else torch.relu(x)
+        return x
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the samples, one number per run; outputs (runs, samples, classes), labels (runs, samples)."""
+    return -outputs.log_softmax(-1).gather(-1, labels[..., None]).squeeze(-1).mean(1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: batch losses (steps, runs), final loss on the training set and test accuracy (runs,), and what was recorded.
+
+    record: quantity -> (steps, layers, runs). network, optimizer: as they are after the last step.
+    """
+
+    losses: np.ndarray
+    loss: np.ndarray
+    accuracy: np.ndarray
+    record: dict[str, np.ndarray]
+    network: Network
+    optimizer: QuantizedOptimizer
+
+
+def train(
+    data: Digits,
+    seeds: Sequence[int] = range(5),
+    lower: Bound = LOWER,
+    upper: Bound = UPPER,
+    lr: float = 0.1,
+    steps: int = 400,
+    batch: int = 64,
+    record: bool = False,
+    printed: bool = False,
+    widths: Sequence[int] = WIDTHS,
+) -> Run:
+    """Train `Network` with all matrices binary by BAMSProd in BinaryConnect, the other parameters by the same without bounds.
+
+    record: keep, for every step, what `measure` returns before it; c_l, c_u and their limit `target`; mean, the mean of v^; outside,
+    the share of entries of v^ outside the bounds; spread, the largest v~ over the smallest; flips, the share of signs that the
+    step changed. printed: both bounds are multiples of the printed sum
+    up to the step, not of `BAMSProd`'s own limit; one seed only, because a target is one number per layer. Then H is that of
+    the step before (as in Theorem 4), L the largest gradient norm so far, D = 2 sqrt(d) the diameter of the box.
+
+    Raises ValueError where printed=True meets more than one seed.
+    """
+    seeds = list(seeds)
+    if printed and len(seeds) != 1:
+        raise ValueError(f"printed=True with {len(seeds)} seeds: allowed is one")
+    network = Network(seeds, widths)
+    groups = [{"params": [w], "lr": lr} for w in network.weights]
+    others = {"params": [*network.gains, *network.shifts], "quantize": False, "lr": 0.05}
+    base = BAMSProd([*groups, others], lower=lower, upper=upper, ensemble=True)
+    optimizer = QuantizedOptimizer(base, BinaryConnect(Levels.binary(), stochastic=False))
+    draws = [np.random.default_rng([seed, 1]) for seed in seeds]
+    total: list[float] = [0.0] * len(groups)
+    steepest: list[float] = [0.0] * len(groups)
+    losses, rows = [], []
+    for t in range(1, steps + 1):
+        chosen = torch.from_numpy(np.stack([rng.permutation(data.train)[:batch] for rng in draws]))
+        optimizer.zero_grad()
+        loss = cross_entropy(network(data.x[chosen]), data.y[chosen])
+        loss.sum().backward()
+        losses.append(loss.detach())
+        if record or printed:
+            row = [_now(optimizer, group, w, t) for group, w in zip(base.param_groups, network.weights, strict=False)]
+            rows.append(row)
+        if printed:
+            for i, found in enumerate(row):
+                steepest[i] = max(steepest[i], float(found["gradient"]))
+                total[i] += float(found["error_h"])
+                diameter = 2 * math.sqrt(network.weights[i].numel())
+                base.param_groups[i]["target"] = steepest[i] * diameter * total[i]
+        before = [w.detach().clone() for w in network.weights]
+        optimizer.step()
+        if rows:
+            for found, was, now in zip(rows[-1], before, network.weights, strict=True):
+                found["flips"] = (was != now).flatten(1).double().mean(1)
+    with torch.no_grad(), optimizer.quantized():
+        out = network(data.x.expand(len(seeds), *data.x.shape), data.train)
+    labels = data.y.expand(len(seeds), -1)
+    final = cross_entropy(out[:, : data.train], labels[:, : data.train])
+    right = (out.argmax(-1) == labels)[:, data.train :].double().mean(1)
+    kept = (
+        {k: torch.stack([torch.stack([r[k] for r in row]) for row in rows]).numpy() for k in rows[0][0]} if rows else {}
+    )
+    return Run(torch.stack(losses).numpy(), final.numpy(), right.numpy(), kept, network, optimizer)
+
+
+@torch.no_grad()
+def _now(optimizer: QuantizedOptimizer, group: dict, p: Tensor, t: int) -> dict[str, Tensor]:
+    """`measure` before step t, with H of the step before; at t = 1 that of the first gradient's own second moment."""
+    base, runs = optimizer.base, len(p)
+    w, grad = optimizer.state[p]["latent"].view(runs, -1), p.grad.view(runs, -1)
+    state = base.state[p]
+    if t == 1:
+        largest = (1 - group["betas"][1]) * grad**2
+        limits = torch.tensor([[0.0, math.inf]]).expand(runs, 2)
+        target = torch.full((runs,), math.nan)
+    else:
+        largest = state["max_exp_avg_sq"].view(runs, -1)
+        numbers = state["target"] if group["target"] is None else [group["target"]]
+        limits = torch.tensor([base.bounds(c, t - 1) for c in numbers])
+        target = torch.tensor(numbers)
+    low, high = limits[:, :1], limits[:, 1:]
+    tilde = largest.clamp(low, high)
+    return {
+        **measure(w, grad, tilde.sqrt()),
+        "c_l": low[:, 0],
+        "c_u": high[:, 0],
+        "target": target,
+        "mean": largest.mean(1),
+        "outside": ((largest < low) | (largest > high)).double().mean(1),
+        "spread": tilde.amax(1) / tilde.amin(1),
+    }
+
+
+# The limit as a recursion
+
+
+def follow(decay: Sequence[float], steps: int, power: float = 0.25) -> np.ndarray:
+    """c_t = c_(t-1) + t^-decay c_(t-1)^power from c_0 = 1, for each decay: (steps, len(decay)).
+
+    Both bounds at the printed sum up to t, L D = 1 and an error ||q_t|| = t^-decay: H is then sqrt(c) times the identity, so
+    ||q_t||_H = c^(1/4) ||q_t||, power = 1/4. Theorem 4 prints the root of that norm: power = 1/8 and half the decay.
+    """
+    t = np.arange(1, steps + 1)[:, None]
+    error = t ** -np.asarray(decay, dtype=float)
+    c, path = np.ones(error.shape[1]), np.empty(error.shape)
+    for k in range(steps):
+        c = c + error[k] * c**power
+        path[k] = c
+    return path
+
+
+# Schedules, as multiples of the common limit c*
+
+
+def pairs(step: int, width: float, start: float = 1000.0) -> dict[str, tuple[Bound, Bound]]:
+    """(lower, upper) for four rates, with (c_u - c_l) / c* = width at `step`; defined for t >= 1.
+
+    Each is upper = 1 + s(t) and lower = 1 / upper. AdaBound's factors have this form with s = 1 / (gamma t); they bound the step, and
+    their squares bound v, as in AMSBound. Exponential: 1 + start exp(-lambda t). Raises ValueError for a width or step that is not positive.
+    """
+    gap = 1 / (rate_for(width, step) * step)  # upper(step) - 1
+    square = math.sqrt(1 + gap) - 1
+    decay = math.log(start / gap) / step
+    uppers: dict[str, Bound] = {
+        "1/√t": lambda t: 1 + gap * math.sqrt(step / t),
+        "1/t (AdaBound's form)": lambda t: 1 + gap * step / t,
+        "its square (AMSBound)": lambda t: (1 + square * step / t) ** 2,
+        "exponential": lambda t: 1 + start * math.exp(-decay * t),
+    }
+    return {name: (_reciprocal(upper), upper) for name, upper in uppers.items()}
+
+
+def _reciprocal(bound: Bound) -> Bound:
+    return lambda t: 1 / bound(t)
+
+
+#: The schedules of the answer in the source, with c_0 = 100, c_1 = 1 and the common limit c* = 1: (lower, upper).
+ANSWER: dict[str, tuple[Bound, Bound]] = {
+    "c₀ / (1 + t)": (lambda t: 1 - math.exp(-t / 100), lambda t: 100 / (1 + t)),
+    "c₀ · 0.999ᵗ": (lambda t: 1 - math.exp(-t / 100), lambda t: 100 * 0.999**t),
+}
+
+
+def rate_for(width: float, step: int) -> float:
+    """The rate gamma of `Rising` and `Falling` with (c_u - c_l) / c* = width at `step`: about 2 / (width step).
+
+    With x = gamma step it is the positive root of width x (x + 1) = 2 x + 1. Raises ValueError for a width or step that is not
+    positive.
+    """
+    if not (width > 0 and step > 0):
+        raise ValueError(f"width={width}, step={step}: both must be positive")
+    return (2 - width + math.sqrt(4 + width * width)) / (2 * width * step)
+
+
+def violations(upper: Bound, steps: int) -> np.ndarray:
+    """The t < steps at which (t + 1) upper(t + 1) < t upper(t), where t v~_t can decrease."""
+    t = np.arange(1, steps + 1)
+    product = t * np.array([upper(int(k)) for k in t])
+    return t[:-1][product[1:] < product[:-1] * (1 - 1e-12)]  # also from infinity to a number
+
+
+def linear_regret(
+    grads: np.ndarray, lower: Bound, upper: Bound, eta: float = 1.0, beta2: float = 0.9, start: float = 1.0
+) -> dict[str, np.ndarray]:
+    """Algorithm 1 with beta1 = 0 on f_t(w) = g_t w, w in [-1, 1]: grads (steps, problems), numbers (problems,).
+
+    regret: against the best fixed w. last: the sum of the first two terms of the bound, D^2 sqrt(T v~_T) / (2 eta) +
+    1/2 sum_t eta_t g_t^2 / sqrt(v~_t), D = 2; largest: the same with the largest v~ in place of the last.
+    """
+    w = np.full(grads.shape[1], float(start))
+    v = largest = peak = second = regret = np.zeros(grads.shape[1])
+    for t, g in enumerate(grads, 1):
+        v = beta2 * v + (1 - beta2) * g * g
+        largest = np.maximum(largest, v)
+        tilde = np.clip(largest, lower(t), upper(t))
+        peak = np.maximum(peak, tilde)
+        root, rate = np.maximum(np.sqrt(tilde), 1e-300), eta / math.sqrt(t)
+        regret = regret + g * w
+        second = second + rate * g * g / root / 2
+        w = np.clip(w - rate * g / root, -1, 1)
+    first = 2 * math.sqrt(len(grads)) / eta
+    return {
+        "regret": regret + np.abs(grads.sum(0)),
+        "last": first * np.sqrt(tilde) + second,
+        "largest": first * np.sqrt(peak) + second,
+    }
