@@ -84,6 +84,7 @@ def test_the_table_is_printed(capsys, monkeypatch):
     bench.main([*arguments, "--no-compile"])
     text = capsys.readouterr().out
     assert all(name in text for name in bench.STEPS) and "Cooper's step / SGDA's step" in text
+    assert "BAMSProd's step /" in text and "Bop's step /" in text
     monkeypatch.setattr(bench.shutil, "which", lambda name: None)
     bench.main([*arguments, "--steps", "SGDA"])
     assert "no C++ compiler is found" in capsys.readouterr().out

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 from quantized_training import experiments, results
 from quantized_training.experiments import Experiment
+from quantized_training.tasks import binary
 
 FACTOR = 1.0
 
@@ -234,6 +235,11 @@ def test_times_are_not_compared():
 @pytest.mark.parametrize("name", list(experiments.choose([])))
 def test_a_unit_recomputed_in_full_gives_what_is_stored(name):
     """One unit of every stored table, all its seeds; among them the rows behind the claims' printed numbers."""
+    if name == "adaptive_fashion":
+        try:
+            binary.fashion()
+        except (FileNotFoundError, ConnectionError) as error:  # neither in the folder QT_DATA nor to be downloaded
+            pytest.skip(str(error))
     ran, drifts = experiments.check({name: experiments.experiments()[name]}, sample=1, seed=5)
     assert ran == 1
     assert [str(d) for d in drifts if d.serious] == []

@@ -6,8 +6,8 @@ difference between the trained weights of the two.
 
 Then it times one step of each method on the weights of a ResNet-18, right after one of torch.optim.SGD, round by round:
 eager (`QuantizedOptimizer.step`), compiled (the method's functions and SGD's update in one torch.compile graph, against
-SGD's update compiled; beside it the same with the optimizer's check of the gradients), and SGDA against Cooper. Printed are
-ratios of times.
+SGD's update compiled; beside it the same with the optimizer's check of the gradients), and SGDA against Cooper; and a step of
+BAMSProd and Bop after one of torch's AMSGrad. Printed are ratios of times.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from torch.nn.functional import softplus
 
 from . import PHI, PSI, SGDA, ASkew, BinaryConnect, FullPrecision, Levels, Method, ProxQuant, StraightThrough
+from .adaptive import BAMSProd, Bop
 from .constraints import pieces
 from .optimizer import QuantizedOptimizer
 from .tasks import logistic, moons
@@ -295,6 +296,21 @@ def compare_cooper(width: int, repeats: int) -> None:
     )
 
 
+def adaptive_ratios(width: int, repeats: int) -> dict[str, list[float]]:
+    """Times of a step of the optimizers of `adaptive` / times of torch's AMSGrad, sorted, on the same weights."""
+    found = {}
+    for name, make in {"BAMSProd": BAMSProd, "Bop": Bop}.items():
+        amsgrad = torch.optim.Adam(weights(width), foreach=True, amsgrad=True)
+        found[name] = ratios(make(weights(width)).step, amsgrad.step, repeats)[0]
+    return found
+
+
+def compare_adaptive(width: int, repeats: int) -> None:
+    """Print them."""
+    for name, values in adaptive_ratios(width, repeats).items():
+        print(f"{name}'s step / the step of torch.optim.Adam(foreach=True, amsgrad=True): {spread(values)}")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m quantized_training.bench", description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=256, help="seeds in the ensemble (default 256)")
@@ -329,6 +345,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, no GPU")
         compare_steps(args.steps, args.width, args.rounds, not args.no_compile)
         compare_cooper(args.width, args.rounds)
+        compare_adaptive(args.width, args.rounds)
 
 
 def compare_seeds(args: argparse.Namespace) -> None:
