@@ -48,6 +48,7 @@ def test_accuracies_lie_close_together(task):
     assert gaps["Bop"][1] < 1.5 and abs(np.mean(ours - points(task, "Bop, batch 64"))) < 1
     assert all(-1.5 < low and high < 1.5 for low, high in gaps.values())
     assert sum(low < 0 < high for low, high in gaps.values()) >= 2  # not distinguishable
+    assert (gaps["Bop"][1] < 0) == (task == "Fashion-MNIST")  # where Bop is the better one
     for name in OPTIMISERS:  # the best of five is above the mean
         x = points(task, f"{name}, batch 64")
         assert x[:5].max() > x.mean()
@@ -62,6 +63,11 @@ def ratio(task, name, level):
 def test_speed_depends_on_the_loss_one_counts_to():
     digits = {level: interval(ratio("digits", "Adam", level)) for level in LEVELS["digits"]}
     assert any(low > 0 for low, _ in digits.values()) and any(high < 0 for _, high in digits.values())
+    fashion = [interval(ratio("Fashion-MNIST", "SGD(M)", level)) for level in LEVELS["Fashion-MNIST"]]
+    assert sum(high < 0 for _, high in fashion) >= 3 and not any(low > 0 for low, _ in fashion)
+    for task in TASKS:
+        slower = [x for level in LEVELS[task] if np.isfinite(x := ratio(task, "Bop", level)).all()]
+        assert len(slower) >= 4 and all(interval(x)[0] > 0 for x in slower)  # the fifth is not reached
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -77,10 +83,17 @@ def test_clipping_does_not_slow_adam_down(task):
 
 
 def test_what_the_batch_does():
-    """With the same setting rule the same optimizer, in epochs, at 64 and at 128."""
+    """The smaller batch needs fewer epochs with two optimizers and more with four."""
+    ratio = {}
     for name in OPTIMISERS:
-        for batch in (64, 128):
-            assert np.isfinite(values("adaptive_digits", f"{name}, batch {batch}", LOWEST, "updates to 0.2")).all()
+        epochs = {
+            b: values("adaptive_digits", f"{name}, batch {b}", LOWEST, "updates to 0.05") / (1140 // b)
+            for b in (64, 128)
+        }
+        ratio[name] = interval(np.log(epochs[128] / epochs[64])) if np.isfinite(epochs[128]).all() else None
+    assert ratio.pop("Bop") is None
+    assert {name for name, (low, _) in ratio.items() if low > 0} == {"AdaBound", "AMSBound"}
+    assert all(high < 0 for name, (_, high) in ratio.items() if name not in ("AdaBound", "AMSBound"))
 
 
 def test_decay_factors_are_step_sizes():
@@ -113,8 +126,10 @@ def test_decay_factors_are_step_sizes():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_binary_network_is_rougher_than_the_full_precision_one(task):
+def test_the_binary_network_is_not_smoother_than_the_full_precision_one(task):
     quantity = "roughness of the score, second half"
     ours = values(TASKS[task], "BAMSProd, batch 64", BEST, quantity)
-    for name in ("SGD(M)", "Adam", "BAMSProd"):
-        assert interval(ours - values(TASKS[task], f"{name}, full precision", BEST, quantity))[0] > 0
+    gaps = [
+        ours - values(TASKS[task], f"{name}, full precision", BEST, quantity) for name in ("SGD(M)", "Adam", "BAMSProd")
+    ]
+    assert all(gap.mean() > 0 for gap in gaps) and sum(interval(gap)[0] > 0 for gap in gaps) >= 2
