@@ -1,7 +1,7 @@
 """The theory of BAMSProd (Liu et al., arXiv 2009.13799), and Reddi et al.'s (2018) on which it builds, in a form that runs.
 
 Three groups: periodic problems on [-1, 1] and what optimizers do on them (`Cycle`, `walk`, `drift`), the example before
-Theorem 1 in exact numbers, and the regret bounds with random convex problems to hold them against (`online`).
+Theorem 1, and the regret bounds with random convex problems to hold them against (`online`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -148,7 +147,7 @@ def drift(cycle: Cycle, beta2: float) -> float:
     return float(-(g / np.sqrt(v)).sum())
 
 
-# --- The example before Theorem 1, exactly ---------------------------------------------------------------------------
+# --- The example before Theorem 1 ------------------------------------------------------------------------------------
 
 
 def example(w: float, t: int, period: int) -> float:
@@ -158,30 +157,9 @@ def example(w: float, t: int, period: int) -> float:
     return {1: w, 2: -w}.get(t % period, 0.0)
 
 
-def drift_sign(beta2: Fraction, period: int, ratio: Fraction) -> int:
-    """The sign of `drift` for the slopes a, -ratio a, then 0, in exact fractions. Positive: towards +1.
-
-    Raises ValueError for a period below 3.
-    """
-    if period < 3:
-        raise ValueError(f"period={period}: allowed is 3 or more")
-    second = (1 - beta2) * (beta2 + ratio**2) / (1 - beta2**period)  # after the negative gradient, a = 1
-    first = beta2 ** (period - 1) * second + (1 - beta2)
-    return _sign(ratio**2 * first - second)  # of ratio / sqrt(second) - 1 / sqrt(first)
-
-
-def threshold_sign(beta2: Fraction, period: int, ratio: Fraction) -> int:
-    """The same sign in short form: that of ratio^4 beta2^(period - 2) - 1."""
-    return _sign(ratio**4 * beta2 ** (period - 2) - 1)
-
-
 def printed_condition(beta2, period, first, second):
     """beta2^(C-2) <= 2 (a_{t+1} - a_t beta2) / (1 - beta2), printed as sufficient for Adam to end at +1; numbers or arrays."""
     return beta2 ** (period - 2) <= 2 * (second - first * beta2) / (1 - beta2)
-
-
-def _sign(x: Fraction) -> int:
-    return (x > 0) - (x < 0)
 
 
 # --- Regret bounds ---------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from .adaptive import LOWER, UPPER, BAMSProd
 from .levels import Levels
 from .methods import BinaryConnect
 from .optimizer import QuantizedOptimizer
+from .tasks.binary import Classifier, digits
 
 Bound = Callable[[int], float]
 
@@ -59,60 +60,19 @@ def measure(w: Tensor, grad: Tensor, h: Tensor) -> dict[str, Tensor]:
 # A small network with binary weights
 
 
-@dataclass(frozen=True)
-class Digits:
-    """scikit-learn's 8 x 8 digits, pixels in [-1, 1]: 1400 for training, 397 for the test."""
-
-    x: Tensor
-    y: Tensor
-    train: int = 1400
-
-    @classmethod
-    def load(cls) -> Digits:
-        from sklearn.datasets import load_digits
-
-        data = load_digits()
-        order = np.random.default_rng(0).permutation(len(data.target))
-        return cls(torch.tensor(data.data[order] / 8 - 1, dtype=torch.float32), torch.tensor(data.target[order]))
-
-
 WIDTHS = (64, 128, 64, 10)
 
 
-class Network(torch.nn.Module):
-    """One network per seed, side by side: linear layers, each normalised over the batch, with ReLU between them.
+def network(seeds: Sequence[int]) -> Classifier:
+    """`Classifier` of these `WIDTHS` with ReLU, one network per seed; the matrices start with standard deviation 1/2, cut at two of them.
 
-    Weights start from a normal law of standard deviation 1/2 cut at two of them, so that they fill [-1, 1]. A run depends on its
-    own seed alone.
+    So they fill [-1, 1], the box of the latent weights.
     """
-
-    def __init__(self, seeds: Sequence[int], widths: Sequence[int] = WIDTHS) -> None:
-        super().__init__()
-        drawn = [[torch.empty(a, b) for a, b in zip(widths, widths[1:], strict=False)] for _ in seeds]
-        for seed, layers in zip(seeds, drawn, strict=True):
-            rng = torch.Generator().manual_seed(seed)
-            for w in layers:
-                torch.nn.init.trunc_normal_(w, std=0.5, a=-1.0, b=1.0, generator=rng)
-        self.weights = torch.nn.ParameterList(torch.stack(w) for w in zip(*drawn, strict=True))
-        shape = [(len(seeds), 1, b) for b in widths[1:]]
-        self.gains = torch.nn.ParameterList(torch.ones(s) for s in shape)
-        self.shifts = torch.nn.ParameterList(torch.zeros(s) for s in shape)
-
-    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
-        """Outputs (runs, samples, classes) for x (runs, samples, pixels); the first `count` samples normalise (default: all)."""
-        last = len(self.weights) - 1
-        for i, (w, gain, shift) in enumerate(zip(self.weights, self.gains, self.shifts, strict=True)):
-            x = x @ w
-            some = x[:, :count]
-            mean, var = some.mean(1, keepdim=True), some.var(1, keepdim=True, correction=0)
-            x = torch.addcmul(shift, (x - mean) * (var + 1e-5).rsqrt(), gain)
-            x = x if i == last else torch.relu(x)
-        return x
-
-
-def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the samples, one number per run; outputs (runs, samples, classes), labels (runs, samples)."""
-    return -outputs.log_softmax(-1).gather(-1, labels[..., None]).squeeze(-1).mean(1)
+    classifier = Classifier(WIDTHS, seeds, binary=False)
+    with torch.no_grad():
+        for layer in classifier.layers():
+            layer.weight *= math.sqrt(layer.weight.shape[1]) / 2
+    return classifier
 
 
 @dataclass(frozen=True)
@@ -126,12 +86,11 @@ class Run:
     loss: np.ndarray
     accuracy: np.ndarray
     record: dict[str, np.ndarray]
-    network: Network
+    network: Classifier
     optimizer: QuantizedOptimizer
 
 
 def train(
-    data: Digits,
     seeds: Sequence[int] = range(5),
     lower: Bound = LOWER,
     upper: Bound = UPPER,
@@ -140,9 +99,8 @@ def train(
     batch: int = 64,
     record: bool = False,
     printed: bool = False,
-    widths: Sequence[int] = WIDTHS,
 ) -> Run:
-    """Train `Network` with all matrices binary by BAMSProd in BinaryConnect, the other parameters by the same without bounds.
+    """Train `network` on the digits of `tasks.binary`, all matrices binary by BAMSProd in BinaryConnect, the rest by the same without bounds.
 
     record: keep, for every step, what `measure` returns before it; c_l, c_u and their limit `target`; mean, the mean of v^; outside,
     the share of entries of v^ outside the bounds; spread, the largest v~ over the smallest; flips, the share of signs that the
@@ -155,44 +113,43 @@ def train(
     seeds = list(seeds)
     if printed and len(seeds) != 1:
         raise ValueError(f"printed=True with {len(seeds)} seeds: allowed is one")
-    network = Network(seeds, widths)
-    groups = [{"params": [w], "lr": lr} for w in network.weights]
-    others = {"params": [*network.gains, *network.shifts], "quantize": False, "lr": 0.05}
-    base = BAMSProd([*groups, others], lower=lower, upper=upper, ensemble=True)
+    train_set, _, test_set = digits()
+    x, y = (part[0] for part in train_set)
+    classifier = network(seeds)
+    matrices, rest = (group["params"] for group in classifier.groups())
+    groups = [{"params": [w], "lr": lr} for w in matrices]
+    base = BAMSProd([*groups, {"params": rest, "quantize": False, "lr": 0.05}], lower=lower, upper=upper, ensemble=True)
     optimizer = QuantizedOptimizer(base, BinaryConnect(Levels.binary(), stochastic=False))
     draws = [np.random.default_rng([seed, 1]) for seed in seeds]
     total: list[float] = [0.0] * len(groups)
     steepest: list[float] = [0.0] * len(groups)
     losses, rows = [], []
     for t in range(1, steps + 1):
-        chosen = torch.from_numpy(np.stack([rng.permutation(data.train)[:batch] for rng in draws]))
+        chosen = torch.from_numpy(np.stack([rng.permutation(len(x))[:batch] for rng in draws]))
         optimizer.zero_grad()
-        loss = cross_entropy(network(data.x[chosen]), data.y[chosen])
+        loss = classifier.losses(x[chosen], y[chosen])
         loss.sum().backward()
         losses.append(loss.detach())
         if record or printed:
-            row = [_now(optimizer, group, w, t) for group, w in zip(base.param_groups, network.weights, strict=False)]
+            row = [_now(optimizer, group, w, t) for group, w in zip(base.param_groups, matrices, strict=False)]
             rows.append(row)
         if printed:
             for i, found in enumerate(row):
                 steepest[i] = max(steepest[i], float(found["gradient"]))
                 total[i] += float(found["error_h"])
-                diameter = 2 * math.sqrt(network.weights[i].numel())
+                diameter = 2 * math.sqrt(matrices[i].numel())
                 base.param_groups[i]["target"] = steepest[i] * diameter * total[i]
-        before = [w.detach().clone() for w in network.weights]
+        before = [w.detach().clone() for w in matrices]
         optimizer.step()
         if rows:
-            for found, was, now in zip(rows[-1], before, network.weights, strict=True):
+            for found, was, now in zip(rows[-1], before, matrices, strict=True):
                 found["flips"] = (was != now).flatten(1).double().mean(1)
-    with torch.no_grad(), optimizer.quantized():
-        out = network(data.x.expand(len(seeds), *data.x.shape), data.train)
-    labels = data.y.expand(len(seeds), -1)
-    final = cross_entropy(out[:, : data.train], labels[:, : data.train])
-    right = (out.argmax(-1) == labels)[:, data.train :].double().mean(1)
+    with optimizer.quantized():
+        loss, accuracy = classifier.evaluate(train_set, test_set).T.numpy()
     kept = (
         {k: torch.stack([torch.stack([r[k] for r in row]) for row in rows]).numpy() for k in rows[0][0]} if rows else {}
     )
-    return Run(torch.stack(losses).numpy(), final.numpy(), right.numpy(), kept, network, optimizer)
+    return Run(torch.stack(losses).numpy(), loss, accuracy, kept, classifier, optimizer)
 
 
 @torch.no_grad()
