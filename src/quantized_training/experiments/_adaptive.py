@@ -88,6 +88,8 @@ def unit(
     """One optimizer: every setting on the tuning seeds and the validation set, then the setting with the best validation
     score and the one with the lowest training loss on the test seeds and the test set.
 
+    Best and lowest of the means over the tuning seeds; a setting that spoils one of them is not chosen.
+
     changes: to every setting, `clip` or what else the optimizer takes. common: index of a setting that is tested whatever
     the tuning says.
     """

@@ -148,7 +148,10 @@ Part = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Task:
-    """network: (seeds, binary) -> Network. data: -> training, validation and test set, each x (1, n, d) and y (1, n)."""
+    """network: (seeds, binary) -> Network. data: -> training, validation and test set, each x (1, n, d) and y (1, n).
+
+    score: name of what `Network.scores` gives; of "accuracy" more is better, of anything else less.
+    """
 
     network: Callable[[Sequence[int], bool], Network]
     data: Callable[[], tuple[Part, Part, Part]]
@@ -204,7 +207,7 @@ def train(
     """Train; loss on the training set and score on the test set before training and after every epoch, (S, epochs + 1, 2).
 
     test: False takes the validation set, and only after the last epoch (NaN before). The rate falls as a half cosine to 0,
-    step by step. NaN from where a gradient became infinite.
+    step by step. NaN, for all seeds, from where a gradient of one of them is not finite.
     """
     chosen = TASKS[task]
     epochs = epochs or chosen.epochs
