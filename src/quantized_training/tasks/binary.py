@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -57,7 +58,7 @@ class Linear(nn.Module):
         return torch.addcmul(self.bias - mean * factor, y, factor)
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """S networks of `Linear` layers, whose matrices are to be binary; gains and biases are not.
 
     binary: signs between the layers; False: relu, for the network in full precision.
@@ -68,9 +69,9 @@ class Network(nn.Module):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.activation = sign if binary else relu
 
+    @abstractmethod
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean loss of each seed, (S,), on samples x (S or 1, B, d) with labels y (S or 1, B)."""
-        raise NotImplementedError
 
     def scores(self, x: Tensor, y: Tensor) -> Tensor:
         """What is reported of samples that were not trained on, in the same form."""
