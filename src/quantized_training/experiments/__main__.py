@@ -34,13 +34,7 @@ def main() -> int:
             command.add_argument("--all", action="store_true", help="every unit")
     options = parser.parse_args()
     listing = options.command == "list"
-    if (
-        not listing
-        and options.jobs is not None
-        and options.jobs < 1
-        or options.command == "check"
-        and options.sample < 1
-    ):
+    if any(n is not None and n < 1 for n in (getattr(options, "jobs", None), getattr(options, "sample", None))):
         parser.error("--jobs and --sample must be at least 1")
     chosen = choose(options.names or list(experiments()) if listing else options.names)
     if not listing:

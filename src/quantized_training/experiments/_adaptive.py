@@ -46,7 +46,7 @@ def roughness(x: Tensor, inside: Tensor | None = None) -> np.ndarray:
 
 def _row(part: str, setting: Setting, quantity: str, epoch: int, values, seeds: bool = True) -> Row:
     values = [float(f"{float(v):.5g}") for v in values]
-    columns = {f"seed {s}": v if seeds else "" for s, v in zip(TESTS, [*values, *[""] * len(TESTS)], strict=False)}
+    columns = {f"seed {s}": v for s, v in zip(TESTS, values if seeds else [""] * len(TESTS), strict=True)}
     about = {"part": part, "setting": str(setting), "quantity": quantity, "epoch": epoch}
     return about | {k: v for k, v in spread(values).items() if not k.startswith("central")} | columns
 

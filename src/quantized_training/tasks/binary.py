@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -178,8 +177,7 @@ def fashion() -> tuple[Part, Part, Part]:
 
     Read from the folder that QT_DATA names, otherwise downloaded; raises as `vision.load`.
     """
-    folder = os.environ.get("QT_DATA")
-    images = vision.load("fashion-mnist", Path(folder) if folder else None)
+    images = vision.load("fashion-mnist", os.environ.get("QT_DATA") or None)
     x, y = images.train_x, images.train_y
     return (
         _flat(x[:3000], y[:3000]),

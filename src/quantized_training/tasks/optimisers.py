@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -77,11 +77,6 @@ OPTIMISERS = {
     "Bop": Kind(Bop, tuple(Setting(g, {"threshold": tau}) for g in (1e-4, 1e-3, 1e-2, 1e-1) for tau in (1e-8, 1e-6))),
     "BAMSProd": Kind(_bamsprod, _rates()),
 }
-
-
-def clipped(setting: Setting, clip: float) -> Setting:
-    """The same setting with a bound on the norm of the gradient."""
-    return replace(setting, clip=clip)
 
 
 def build(
