@@ -34,13 +34,13 @@ test: book browser  ## all tests, those of the built pages in a headless browser
 	$(PY) -m pytest
 
 results: setup  ## make data/results anew, all or ONLY=name; what an interrupted call finished is kept
-	$(PY) -m quantized_training.experiments make --jobs $(JOBS) $(ONLY)
+	$(PY) -m study.experiments make --jobs $(JOBS) $(ONLY)
 
 check-results: setup  ## recompute a sample of data/results and report what differs
-	$(PY) -m quantized_training.experiments check --jobs $(JOBS) $(ONLY)
+	$(PY) -m study.experiments check --jobs $(JOBS) $(ONLY)
 
 bench: setup  ## time many seeds in one run against one by one, and a step of each method against SGD
-	$(PY) -m quantized_training.bench
+	$(PY) -m study.speed.bench
 
 browser: setup  ## find a Chromium for the page tests, or install one
 	@$(PY) tests/browser.py

@@ -17,7 +17,7 @@ from quantized_training import (
     ProxQuant,
     StraightThrough,
 )
-from quantized_training import reference as ref
+from study.theory import reference as ref
 
 DTYPES = (torch.float32, torch.float64)
 CONSTRAINTS = {"psi": (PSI, ref.psi, ref.psi_prime), "phi": (PHI, ref.phi, ref.phi_prime)}

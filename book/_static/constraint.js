@@ -1,7 +1,7 @@
 /* The live figure of the constraints psi (19) and phi (22): any levels, any tolerance, recomputed in the browser.
  *
  * figures.js calls `live.constraint` for a figure that carries meta.live = {kind: "constraint", levels, epsilon,
- * constraint}. The maths mirrors src/quantized_training/constraints.py; tests/test_live_figure.py holds the two equal.
+ * constraint}. The maths mirrors src/quantized_training/constraints.py; tests/book/test_live_figure.py holds the two equal.
  */
 (() => {
   "use strict";

@@ -10,16 +10,7 @@ Training Phase of Deep Neural Networks".
 
 from .constraints import PHI, PSI, Constraint
 from .levels import Levels
-from .methods import (
-    SGDA,
-    ASkew,
-    BinaryConnect,
-    FullPrecision,
-    KBitStraightThrough,
-    Method,
-    ProxQuant,
-    StraightThrough,
-)
+from .methods import SGDA, ASkew, BinaryConnect, FullPrecision, KBitStraightThrough, Method, ProxQuant, StraightThrough
 from .optimizer import QuantizedOptimizer
 from .schedules import Constant, Cosine, Geometric, Harmonic, Linear
 

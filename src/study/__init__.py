@@ -1,0 +1,1 @@
+"""The study: what reproduces the paper with the library, and what only the book needs."""

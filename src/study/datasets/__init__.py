@@ -1,0 +1,1 @@
+"""Public data sets: downloaded with checksums, or read from a folder."""

@@ -1,0 +1,286 @@
+"""BAMSProd's experiments that are too large for a CPU: seven optimizers on four binary networks, three seeds each.
+
+    python -m study.experiments make adaptive_large_tuning
+    python -m study.experiments make adaptive_large
+
+The first command tunes: for every task and optimizer its eight settings, one short run of seed 0 each, scored on validation
+data. The second trains with the best of them, three seeds, scored on test data. In a task all optimizers have the same
+batches, number of updates and cosine of the learning rate, epoch by epoch. QT_DATA: a folder with the unpacked sets
+(cifar-10, ptb, bccd) in place of downloads.
+
+The profile gpu has never been run: no number of it is known. An estimate, from counted operations and guessed overheads: 14
+hours of one H200, of which the ResNet takes 2, the MobileNet 3, the LSTM 6, the detector 3. The source trains longer: 200
+epochs on CIFAR-10 (60 here), 250 on Penn Treebank (40 here).
+The profile tiny is the same code on a CPU in seconds; it shows that everything works, and nothing about the optimizers.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from quantized_training.schedules import Cosine
+
+from .. import results
+from ..datasets import blood_cells, image_sets, text
+from ..results import Row
+from ..runner import Experiment
+from ..tasks.optimizers import OPTIMISERS, Setting, build, clip_norms
+from ..vision import binary_models, detection
+from ..vision.binary_models import Detector, Language, MobileNetV2
+from ..vision.on_device import REACH, augment, predict, stopwatch
+
+SEEDS = (0, 1, 2)
+Part = tuple[Tensor, ...]
+
+
+class Data(NamedTuple):
+    """note: what belongs beside every number measured on them, see `vision.Images`."""
+
+    train: Part
+    valid: Part
+    test: Part
+    note: str = ""
+
+
+def _folder() -> str | None:
+    return os.environ.get("QT_DATA")
+
+
+@cache
+def cifar(train: int = 45_000, held_out: int = 10_000) -> Data:
+    """Images and labels of CIFAR-10: the first `train` training images, the 5,000 after the first 45,000 (at most `held_out`)
+    for validation, the first `held_out` test images."""
+    images = image_sets.load("cifar-10", _folder(), progress=False)
+    x, y = images.train_x, images.train_y
+    valid = slice(45_000, 45_000 + min(5_000, held_out))
+    test = images.test_x[:held_out], images.test_y[:held_out]
+    return Data((x[:train], y[:train]), (x[valid], y[valid]), test, images.note)
+
+
+@cache
+def treebank(most: int | None = None, streams: int = 20) -> Data:
+    """Words in `streams` pieces of the text, (streams, length); at most the first `most` words of each part. The fewer than
+    `streams` words that are left over are not used."""
+    found = text.load(_folder(), progress=False)
+    parts = (part[:most] for part in (found.train, found.valid, found.test))
+    return Data(*((part[: len(part) // streams * streams].view(streams, -1),) for part in parts))
+
+
+@cache
+def blood(size: tuple[int, int] = (320, 240), most: int | None = None) -> Data:
+    parts = blood_cells.load(size, _folder(), progress=False)
+    return Data(*((p.images[:most], p.boxes[:most], p.labels[:most]) for p in parts))
+
+
+# What differs between the tasks: the losses of an epoch's batches, and the score
+
+
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """Outputs of a network for images as bytes, brought to [-1, 1]; on a GPU that has it, computed in bfloat16."""
+    half = torch.full((x.shape[1],), 0.5, device=x.device)
+    return predict(model, x, half, half)
+
+
+def _batches(n: int, batch: int, draws: torch.Generator, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices of each whole batch of an epoch in random order, and which of its images are mirrored."""
+    order, flip = torch.randperm(n, generator=draws), torch.randint(2, (n,), generator=draws) == 1
+    for k in range(0, n - batch + 1, batch):
+        yield order[k : k + batch].to(device), flip[k : k + batch].to(device)
+
+
+class Images:
+    """Classification: images mirrored with probability 1/2 and shifted by up to 4 pixels, cross entropy, accuracy."""
+
+    score, best = "accuracy", max
+
+    @staticmethod
+    def losses(model: nn.Module, part: Part, batch: int, draws: torch.Generator) -> Iterator[Tensor]:
+        x, y = part
+        for i, flip in _batches(len(x), batch, draws, x.device):
+            shifts = torch.randint(-REACH, REACH + 1, (2, batch), generator=draws).to(x.device)
+            yield cross_entropy(_outputs(model, augment(x[i], flip, *shifts)), y[i])
+
+    @staticmethod
+    def measure(model: nn.Module, part: Part) -> float:
+        x, y = part
+        found = torch.cat([_outputs(model, piece).argmax(1) for piece in x.split(1000)])
+        return (found == y).double().mean().item()
+
+
+class Words:
+    """Language: the next word from those before, `STEPS` words at a time, with the state carried on; perplexity. `batch` is
+    the number of streams, which the data have already."""
+
+    score, best = "perplexity", min
+    STEPS = 35
+
+    @staticmethod
+    def _pieces(model: nn.Module, words: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Mean cross entropy of each piece and the number of its words."""
+        state = None
+        for k in range(0, words.shape[1] - 1, Words.STEPS):
+            y = words[:, k + 1 : k + 1 + Words.STEPS]
+            out, state = model(words[:, k : k + y.shape[1]], state)
+            state = tuple(s.detach() for s in state)
+            yield cross_entropy(out.flatten(0, 1), y.flatten()), y.numel()
+
+    @staticmethod
+    def losses(model: nn.Module, part: Part, batch: int, draws: torch.Generator) -> Iterator[Tensor]:
+        return (loss for loss, _ in Words._pieces(model, part[0]))
+
+    @staticmethod
+    def measure(model: nn.Module, part: Part) -> float:
+        """exp of the mean cross entropy over all words but the first of each stream; inf where that is no number any more."""
+        sums, counts = zip(*((loss.item() * n, n) for loss, n in Words._pieces(model, part[0])), strict=True)
+        mean = sum(sums) / sum(counts)
+        return math.exp(mean) if mean < 700 else math.inf
+
+
+class Boxes:
+    """Detection: images mirrored with probability 1/2, `detection.loss`, mean average precision at an overlap of 1/2."""
+
+    score, best = "mAP", max
+
+    @staticmethod
+    def losses(model: nn.Module, part: Part, batch: int, draws: torch.Generator) -> Iterator[Tensor]:
+        x, boxes, labels = part
+        for i, flip in _batches(len(x), batch, draws, x.device):
+            mirrored = torch.stack([1 - boxes[i, :, 2], boxes[i, :, 1], 1 - boxes[i, :, 0], boxes[i, :, 3]], -1)
+            images = torch.where(flip[:, None, None, None], x[i].flip(3), x[i])
+            there = torch.where(flip[:, None, None], mirrored, boxes[i])
+            yield detection.loss(_outputs(model, images), there, labels[i])
+
+    @staticmethod
+    def measure(model: nn.Module, part: Part) -> float:
+        x, boxes, labels = part
+        out = torch.cat([_outputs(model, piece) for piece in x.split(20)])
+        return detection.mean_average_precision(out, boxes, labels)
+
+
+@dataclass(frozen=True)
+class Task:
+    """kind: one of the classes above. epochs: of a run for testing; tuning: of a run for tuning."""
+
+    kind: type[Images] | type[Words] | type[Boxes]
+    network: Callable[[], nn.Module]
+    data: Callable[[], Data]
+    batch: int
+    epochs: int
+    tuning: int
+
+
+PROFILES = {
+    "gpu": {
+        "ResNet-34": Task(Images, binary_models.resnet34, cifar, 128, 60, 20),
+        "MobileNetV2": Task(Images, MobileNetV2, cifar, 128, 60, 20),
+        "LSTM": Task(Words, Language, treebank, 20, 40, 15),
+        "detector": Task(Boxes, Detector, blood, 8, 120, 40),
+    },
+    "tiny": {
+        "ResNet-34": Task(Images, partial(binary_models.resnet34, width=4), partial(cifar, 64, 40), 16, 2, 1),
+        "MobileNetV2": Task(Images, partial(MobileNetV2, width=0.25, last=64), partial(cifar, 64, 40), 16, 2, 1),
+        "LSTM": Task(Words, partial(Language, hidden=16), partial(treebank, 1000, 4), 4, 2, 1),
+        "detector": Task(Boxes, partial(Detector, width=4), partial(blood, (64, 48), 16), 4, 2, 1),
+    },
+}
+
+
+def train(
+    task: Task, optimiser: str, setting: Setting, part: str, seed: int, device: str | torch.device = "cpu"
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Train one network: it, with its binary weights on their levels, and for each epoch its loss, score and seconds.
+
+    part: "tuning", scored on the validation data, or "test". The loss is the mean over the epoch's batches. Where a gradient
+    is not finite the run ends, its last row holds NaN. The same seed gives the same run on a CPU.
+    """
+    device = torch.device(device)
+    training, valid, test = (tuple(t.to(device) for t in p) for p in task.data()[:3])
+    record, epochs = [], task.tuning if part == "tuning" else task.epochs
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model = task.network().to(device, memory_format=torch.channels_last)
+        draws = torch.Generator().manual_seed(seed)
+        optimizers = build(optimiser, setting, binary_models.groups(model))
+        rates = [(group, Cosine(group["lr"], epochs)) for o in optimizers for group in o.param_groups]
+        updates = 0
+        for epoch in range(epochs):
+            for group, rate in rates:
+                group["lr"] = rate(epoch)
+            seconds, losses = stopwatch(device), []
+            try:
+                for loss in task.kind.losses(model.train(), training, task.batch, draws):
+                    model.zero_grad()
+                    loss.backward()
+                    if setting.clip < math.inf:
+                        clip_norms(model.parameters(), setting.clip)
+                    for o in optimizers:
+                        o.step()
+                    losses.append(loss.detach())
+            except FloatingPointError:
+                nothing = dict.fromkeys(("loss", "score", "seconds"), math.nan)
+                record.append({"epoch": epoch + 1, "updates": updates} | nothing)
+                break
+            updates += len(losses)
+            row = {"epoch": epoch + 1, "updates": updates, "loss": torch.stack(losses).double().mean().item()}
+            seconds = seconds()
+            with torch.no_grad():
+                row["score"] = task.kind.measure(model.eval(), valid if part == "tuning" else test)
+            record.append(row | {"seconds": seconds})
+    return model, record
+
+
+def settings(optimiser: str) -> list[Setting]:
+    """The eight of `OPTIMISERS`, but for SGD a tenth of the rates: levels are as large as the weights here, not 1."""
+    tenth = 0.1 if optimiser == "SGD(M)" else 1.0
+    return [replace(s, lr=tenth * s.lr) for s in OPTIMISERS[optimiser].settings]
+
+
+def unit(profile: str, name: str, optimiser: str, part: str, which: int) -> Sequence[Row]:
+    """The rows of one run, one per epoch. which: the setting's place among the optimizer's in tuning, the seed in the test."""
+    task, device = PROFILES[profile][name], "cuda" if profile == "gpu" else "cpu"
+    setting = settings(optimiser)[which] if part == "tuning" else best(name, optimiser)
+    seed = 0 if part == "tuning" else which
+    about = {"task": name, "optimiser": optimiser, "setting": str(setting), "part": part, "seed": seed}
+    about |= {"batch": task.batch, "measure": task.kind.score, "note": task.data().note}
+    return [about | row for row in train(task, optimiser, setting, part, seed, device)[1]]
+
+
+def best(name: str, optimiser: str) -> Setting:
+    """The setting with the best score after the last epoch of tuning, the first of several, and of all where all diverged.
+    Raises as `results.read` where the tuning is not stored."""
+    mine = [r for r in results.read(TUNING.name) if (r["task"], r["optimiser"]) == (name, optimiser)]
+    last = {r["setting"]: float(r["score"]) for r in mine}  # epoch by epoch
+    good = [s for s in settings(optimiser) if math.isfinite(last[str(s)])]
+    return PROFILES["gpu"][name].kind.best(good, key=lambda s: last[str(s)]) if good else settings(optimiser)[0]
+
+
+def _units(part: str, numbers: Sequence[int], word: str) -> dict[str, Callable[[], Sequence[Row]]]:
+    return {
+        f"{name}, {optimiser}, {word} {k}": partial(unit, "gpu", name, optimiser, part, k)
+        for name in PROFILES["gpu"]
+        for optimiser in OPTIMISERS
+        for k in numbers
+    }
+
+
+TUNING = Experiment(
+    "adaptive_large_tuning",
+    "Binary ResNet-34 and MobileNetV2 on CIFAR-10, LSTM on Penn Treebank, detector of blood cells: settings of each optimizer",
+    _units("tuning", range(8), "setting"),
+    "cuda",
+)
+EXPERIMENT = Experiment(
+    "adaptive_large",
+    "Binary ResNet-34 and MobileNetV2 on CIFAR-10, LSTM on Penn Treebank, detector of blood cells: each optimizer's best setting",
+    _units("test", SEEDS, "seed"),
+    "cuda",
+)

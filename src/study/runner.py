@@ -1,0 +1,214 @@
+"""The runs that are too long for a page: what they consist of, how they are made, resumed and checked.
+
+    python -m study.experiments make            all of them (`make results`)
+    python -m study.experiments check           some units of each, recomputed (`make check-results`)
+
+An experiment is a list of units that do not depend on each other, each a function without arguments that returns rows. A
+unit is deterministic and runs on one thread, so that the results depend neither on how many run at a time nor on an
+interruption in between: what a finished unit found is kept, and a second call goes on with the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantized_training.files import write_whole
+
+from . import results
+from .results import Row, stored
+
+SOURCES = Path(__file__).resolve().parents[1]  # of the library and of the study
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """name: of its table in data/results. about: a sentence. units: key -> function that returns rows, the same columns
+    everywhere; functions of a module (or partials of them), because they run in other processes. device: "cuda" where they
+    need a GPU: such an experiment runs only where it is named."""
+
+    name: str
+    about: str
+    units: Mapping[str, Callable[[], Sequence[Row]]]
+    device: str = "cpu"
+
+
+def code() -> str:
+    """Checksum of the source of the library and of the study."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.rglob("*.py")):
+        digest.update(f"\0{path.relative_to(SOURCES).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _run(experiment: Experiment, key: str) -> tuple[str, str, list[dict[str, str]]]:
+    """One unit, in a process of its own: its rows as they will be stored."""
+    import torch
+
+    torch.set_num_threads(1)
+    rows = experiment.units[key]()
+    return experiment.name, key, [{"unit": key} | {name: stored(value) for name, value in row.items()} for row in rows]
+
+
+def run(
+    work: Sequence[tuple[Experiment, str]], jobs: int, label: str
+) -> Iterator[tuple[str, str, list[dict[str, str]]]]:
+    """The units as they finish: (experiment, key, rows), with a progress bar."""
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    done = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_run)(e, key) for e, key in work)
+    yield from tqdm(done, total=len(work), unit="unit", desc=label, disable=not work)
+
+
+def make(
+    chosen: Mapping[str, Experiment], jobs: int = 1, folder: Path | None = None, kept: Path | None = None
+) -> list[Path]:
+    """Run the experiments and store their tables; returns their paths.
+
+    kept: where finished units wait for the others (default _build/results); those of the same code are not run again. When
+    a table is stored its units are removed from there. folder: default data/results.
+    """
+    state = code()
+    kept = (kept or results.DATA.parent / "_build" / "results") / state
+    files = {(e.name, key): kept / e.name / f"{_slug(key)}.json" for e in chosen.values() for key in e.units}
+    rows = {}
+    for place, file in files.items():
+        if (found := _load(file)) is not None:
+            rows[place] = found
+    if rows:
+        print(f"{len(rows)} of {len(files)} units were finished before.", flush=True)
+    todo = [(e, key) for e in chosen.values() for key in e.units if (e.name, key) not in rows]
+    written = []
+
+    def store_if_complete(e: Experiment) -> None:
+        if all((e.name, key) in rows for key in e.units):
+            table = [row for key in e.units for row in rows[e.name, key]]
+            made_on = results.hardware(e.device)
+            written.append(results.write(e.name, table, e.about, f"make results ONLY={e.name}", state, folder, made_on))
+            for key in e.units:
+                files[e.name, key].unlink(missing_ok=True)
+
+    waiting = {e.name for e, _ in todo}
+    for e in chosen.values():
+        if e.name not in waiting:
+            store_if_complete(e)
+    for name, key, found in run(todo, jobs, "results"):
+        files[name, key].parent.mkdir(parents=True, exist_ok=True)
+        write_whole(files[name, key], json.dumps(found).encode())
+        rows[name, key] = found
+        store_if_complete(chosen[name])
+    return written
+
+
+def _slug(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _load(file: Path) -> list[dict[str, str]] | None:
+    """A unit that was kept; None where there is none or it cannot be read, so that it runs again."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A stored number that a new run does not give."""
+
+    experiment: str
+    unit: str
+    row: int
+    column: str
+    stored: str
+    now: str
+    errors: float  # the difference in standard errors; inf where the row has none
+
+    @property
+    def serious(self) -> bool:
+        """Beyond what other rounding errors can do to a mean over seeds whose single runs are chaotic."""
+        return self.errors > 5
+
+    def __str__(self) -> str:
+        size = f" ({self.errors:.2g} standard errors)" if math.isfinite(self.errors) else ""
+        return (
+            f"{self.experiment}: {self.unit}, row {self.row}, {self.column}: stored {self.stored}, now {self.now}{size}"
+        )
+
+
+def compare(
+    experiment: str, unit: str, old: Sequence[Mapping[str, str]], new: Sequence[Mapping[str, str]]
+) -> list[Drift]:
+    """Differences between stored and new rows of a unit; numbers that agree to a relative 1e-6 are the same, and so are times."""
+    if len(old) != len(new) or any(a.keys() != b.keys() for a, b in zip(old, new, strict=False)):
+        return [Drift(experiment, unit, 0, "rows", str(len(old)), f"{len(new)}, or other columns", math.inf)]
+    found = []
+    for i, (a, b) in enumerate(zip(old, new, strict=True)):
+        for column in a:
+            if column != "seconds" and not _same(a[column], b[column]):
+                found.append(Drift(experiment, unit, i, column, a[column], b[column], _errors(a, column, b[column])))
+    return found
+
+
+def _same(a: str, b: str) -> bool:
+    try:
+        x, y = float(a), float(b)
+    except ValueError:
+        return a == b
+    return math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9) or (math.isnan(x) and math.isnan(y))
+
+
+def _errors(row: Mapping[str, str], column: str, now: str) -> float:
+    """Standard errors of a mean; those of an outer quantile are 2.7 times as large (normal law), of a share at most 1/2;
+    of one seed's value it is the standard deviation."""
+    wide = 2.7 if column in ("sd", "central_low", "central_high") else 1.0
+    share = column.endswith(("_wins", "_ties"))
+    try:
+        n = 1.0 if column.startswith("seed ") else float(row["n"])
+        sd = 0.5 if share else float(row.get("sd", 0.5))
+        return abs(float(row[column]) - float(now)) / (wide * sd / n**0.5)
+    except (KeyError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def check(
+    chosen: Mapping[str, Experiment], sample: int | None = 1, jobs: int = 1, seed: int = 0, folder: Path | None = None
+) -> tuple[int, list[Drift]]:
+    """Recompute `sample` units of each experiment (None: all) and compare: how many were run, and what differs.
+
+    Raises as `results.read` does, and DamagedResults where a table lacks units that its experiment has.
+    """
+    tables: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for name, e in chosen.items():
+        for row in results.read_text(name, folder):
+            tables.setdefault((name, row["unit"]), []).append(row)
+        if other := {key for n, key in tables if n == name} ^ set(e.units):
+            raise results.DamagedResults(
+                f"{name}: the stored table and the experiment differ in the units {sorted(other)[:5]}; "
+                f"`make results ONLY={name}` writes it anew"
+            )
+    choose = random.Random(seed)
+    work = [
+        (e, key)
+        for e in chosen.values()
+        for key in (e.units if sample is None else choose.sample(list(e.units), min(sample, len(e.units))))
+    ]
+    drifts = []
+    for name, key, found in run(work, jobs, "checking"):
+        drifts += compare(name, key, tables[name, key], found)
+    return len(work), drifts
+
+
+def need_devices(chosen: Mapping[str, Experiment]) -> None:
+    """Exits, saying what is missing, where an experiment needs a GPU and torch finds none."""
+    import torch
+
+    if (wanting := [e.name for e in chosen.values() if e.device != "cpu"]) and not torch.cuda.is_available():
+        sys.exit(f"{', '.join(wanting)}: this needs a GPU, and torch finds none here")

@@ -1,0 +1,390 @@
+"""How much cheaper a seed is in an ensemble, and what a step costs: `make bench`, or python -m study.speed.bench.
+
+First it trains Tasks I and II twice in one process: all seeds in one tensor program, and seed by seed in an ordinary torch loop
+(torch's layers, autograd, the same optimizer, the same batches). Prints the ratio of the times per seed, and the largest
+difference between the trained weights of the two.
+
+Then it times one step of each method on the weights of a ResNet-18, right after one of torch.optim.SGD, round by round:
+eager (`QuantizedOptimizer.step`), compiled (the method's functions and SGD's update in one torch.compile graph, against
+SGD's update compiled; beside it the same with the optimizer's check of the gradients), and SGDA against Cooper; and a step of
+BAMSProd and Bop after one of torch's AMSGrad. Printed are ratios of times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.nn.functional import softplus
+
+from quantized_training import (
+    PHI,
+    PSI,
+    SGDA,
+    ASkew,
+    BinaryConnect,
+    FullPrecision,
+    Levels,
+    Method,
+    ProxQuant,
+    StraightThrough,
+)
+from quantized_training.adaptive import BAMSProd, Bop
+from quantized_training.constraints import pieces
+from quantized_training.optimizer import QuantizedOptimizer
+
+from ..tasks import logistic, moons
+from ..tasks.ensembles import Ensemble, train
+
+TASKS = {"I": logistic, "II": moons}
+
+
+def plain_model(ensemble: Ensemble) -> tuple[torch.nn.Module, Callable[..., torch.Tensor]]:
+    """Task I's or II's network of one seed from torch's layers, and its loss on a batch."""
+    w = ensemble.initial[0]
+    if isinstance(ensemble, logistic.Ensemble):
+        model = torch.nn.Linear(len(w), 1, bias=False, dtype=w.dtype)
+        values = [w[None]]
+
+        def loss(z):
+            return softplus(-model(z[0])).mean()
+    else:
+        hidden = len(w) // 3
+        first, last = (torch.nn.Linear(a, b, bias=False, dtype=w.dtype) for a, b in ((2, hidden), (hidden, 1)))
+        model = torch.nn.Sequential(first, torch.nn.ReLU(), last)
+        values = [w[: 2 * hidden].view(hidden, 2), w[None, 2 * hidden :]]
+
+        def loss(x, y):
+            return softplus(-y[0] * model(x[0]).squeeze(1)).mean()
+
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), values, strict=True):
+            parameter.copy_(value)
+    return model, loss
+
+
+def train_one(name: str, ensemble: Ensemble) -> torch.Tensor:
+    """One seed in the loop that anybody would write; returns the latent weights, (1, d)."""
+    model, loss = plain_model(ensemble)
+    method = _task(ensemble).METHODS[name](ensemble)
+    if name == "BinaryConnect" and not comparable(name, ensemble):
+        method = BinaryConnect(BINARY)  # draws for each layer by itself
+    optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters(), lr=1.0), method)
+    for k, batch in enumerate(ensemble.batches()):
+        optimizer.zero_grad()
+        loss(*batch).backward()
+        optimizer.step()
+        if (k + 1) % ensemble.per_epoch == 0:
+            method.anneal()
+    with optimizer.latent():
+        return torch.cat([p.detach().flatten() for p in model.parameters()])[None]
+
+
+def _task(ensemble: Ensemble):
+    return logistic if isinstance(ensemble, logistic.Ensemble) else moons
+
+
+def comparable(name: str, ensemble: Ensemble) -> bool:
+    """Whether the loop must end at the same weights: in Task II not where a method treats two layers otherwise than one
+    vector, nor where rounding errors grow (with alpha 4 ASkewSGD is chaotic)."""
+    other = ("BinaryConnect", "ProxQuant (L2)", "ASkewSGD", "Modified ASkewSGD")
+    return isinstance(ensemble, logistic.Ensemble) or name not in other
+
+
+def compare(name: str, ensemble: Ensemble, singles: int, repeats: int) -> tuple[list[float], float]:
+    """Ratios of time per seed (loop / ensemble), one per repeat, and the largest difference between the weights."""
+    make = _task(ensemble).METHODS[name]
+    ratios, difference = [], 0.0
+    for _ in range(repeats):
+        start = time.perf_counter()
+        together = train(make, ensemble, record=False)
+        middle = time.perf_counter()
+        alone = [train_one(name, ensemble[i : i + 1]) for i in range(singles)]
+        end = time.perf_counter()
+        ratios.append((end - middle) / singles / ((middle - start) / len(ensemble.seeds)))
+        difference = max(difference, (torch.cat(alone) - together[:singles]).abs().max().item())
+    return ratios, difference if comparable(name, ensemble) else math.nan
+
+
+LR = 1e-4
+BINARY = Levels.binary()
+# name -> the method, and how many numbers per weight a step must read or write at least
+STEPS: dict[str, tuple[Callable[[], Method], int]] = {
+    "Full precision": (lambda: FullPrecision(BINARY), 3),  # weight and gradient in, weight out, as SGD
+    "ASkewSGD, psi": (lambda: ASkew(BINARY, PSI), 3),
+    "ASkewSGD, phi": (lambda: ASkew(BINARY, PHI), 3),
+    "SGDA": (lambda: SGDA(BINARY), 9),  # and three multipliers in and out
+    "ProxQuant": (lambda: ProxQuant(BINARY, 1.0), 3),
+    "BinaryConnect, nearest": (lambda: BinaryConnect(BINARY, stochastic=False), 4),  # and the rounded weight out
+    "Straight-through": (lambda: StraightThrough(BINARY), 4),
+    "BinaryConnect, stochastic": (lambda: BinaryConnect(BINARY), 4),
+}
+
+
+def resnet18_shapes(width: int = 64, classes: int = 10) -> Iterator[tuple[int, ...]]:
+    """The parameter shapes of the ResNet-18 for 32 x 32 images: convolutions, normalisations, the last layer."""
+
+    def convolution(out: int, into: int, size: int) -> Iterator[tuple[int, ...]]:
+        yield from ((out, into, size, size), (out,), (out,))
+
+    yield from convolution(width, 3, 3)
+    into = width
+    for stage in range(4):
+        out = width * 2**stage
+        for block in range(2):
+            yield from convolution(out, into, 3)
+            yield from convolution(out, out, 3)
+            if stage and not block:
+                yield from convolution(out, into, 1)
+            into = out
+    yield from ((classes, into), (classes,))
+
+
+def weights(width: int) -> list[torch.nn.Parameter]:
+    """Parameters of those shapes in every region of the constraints of {-1, +1}, with gradients."""
+    rng = torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(2.6 * torch.rand(s, generator=rng) - 1.3) for s in resnet18_shapes(width)]
+    for p in parameters:
+        p.grad = 0.1 * torch.randn(p.shape, generator=rng)
+    return parameters
+
+
+def milliseconds(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def compiled_step(method: Method | None, parameters: list, checked: bool = False) -> Callable[[], None]:
+    """SGD's update (method None) or a method's, after the check of the gradients if asked for, as compiled functions."""
+    grads = [p.grad for p in parameters]
+    latents = [p if not method or method.forward_is_latent else p.detach().clone() for p in parameters]
+    states: list[dict] = [{} for _ in parameters]
+    if isinstance(method, SGDA):
+        states = [{"dual": p.detach().new_zeros(len(BINARY.values) + 1, *p.shape)} for p in parameters]
+
+    def update(parameters: list, latents: list, grads: list, states: list) -> None:
+        for p, w, g, state in zip(parameters, latents, grads, states, strict=True):
+            if method is None:
+                p.add_(g, alpha=-LR)
+                continue
+            new = method.after_step(w + LR * method.direction(g, w, BINARY, state), BINARY, state, LR)
+            w.copy_(new)
+            if not method.forward_is_latent:
+                p.copy_(method.forward_point(new, BINARY, state))
+
+    def total(grads: list) -> torch.Tensor:
+        return torch.stack([g.sum() for g in grads]).sum()
+
+    compiled, check = torch.compile(update, fullgraph=True), torch.compile(total, fullgraph=True)
+
+    @torch.no_grad()
+    def step() -> None:
+        if checked and not check(grads).isfinite():
+            raise FloatingPointError("a gradient is NaN or infinite")
+        compiled(parameters, latents, grads, states)
+
+    return step
+
+
+class GivenGradient(torch.autograd.Function):
+    """A loss whose gradient is given, so that neither side of the comparison with Cooper pays for one."""
+
+    @staticmethod
+    def forward(ctx, grads, *parameters):
+        ctx.grads = grads
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return None, *ctx.grads
+
+
+def cooper_step(method: SGDA, parameters: list) -> Callable[[], object]:
+    """One step of Cooper's simultaneous gradient descent ascent on the same constraints; ImportError without Cooper."""
+    import cooper
+
+    grads = [p.grad for p in parameters]
+
+    class Pieces(cooper.ConstrainedMinimizationProblem):
+        def __init__(self):
+            super().__init__()
+            for i, p in enumerate(parameters):
+                multiplier = cooper.multipliers.DenseMultiplier(num_constraints=3 * p.numel())
+                setattr(self, f"c{i}", cooper.Constraint(cooper.ConstraintType.INEQUALITY, multiplier=multiplier))
+
+        def compute_cmp_state(self):
+            observed = {}
+            for i, p in enumerate(parameters):
+                violation = -pieces(p, BINARY, method.epsilon).flatten()
+                observed[getattr(self, f"c{i}")] = cooper.ConstraintState(violation=violation)
+            return cooper.CMPState(loss=GivenGradient.apply(grads, *parameters), observed_constraints=observed)
+
+    problem = Pieces()
+    optimizer = cooper.optim.SimultaneousOptimizer(
+        cmp=problem,
+        primal_optimizers=torch.optim.SGD(parameters, lr=LR),
+        dual_optimizers=torch.optim.SGD(problem.dual_parameters(), lr=method.dual_lr, maximize=True),
+    )
+    return optimizer.roll
+
+
+def ratios(step: Callable, other: Callable, repeats: int, warm_up: int = 2) -> tuple[list[float], float, float]:
+    """Times of `step` / times of `other` in turns, sorted, and the fastest time of each in ms."""
+    for _ in range(warm_up):
+        step(), other()
+    pairs = [(milliseconds(step), milliseconds(other)) for _ in range(repeats)]
+    return sorted(a / b for a, b in pairs), min(a for a, _ in pairs), min(b for _, b in pairs)
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):5.1f}x ({values[0]:.1f}-{values[-1]:.1f})"
+
+
+def compare_steps(names: list[str], width: int, repeats: int, compile: bool) -> None:
+    """Print the table of steps."""
+    size = sum(p.numel() for p in weights(width))
+    a, b, out = (torch.rand(size) for _ in range(3))
+    add = min(milliseconds(lambda: torch.add(a, b, out=out)) for _ in range(repeats + 3))
+    bandwidth = 12 * size / add / 1e6
+    print(
+        f"\nOne step on {size:,} float32 weights (ResNet-18), levels {{-1, +1}}; torch.add moves {bandwidth:.0f} GB/s here"
+    )
+    print(
+        "time / SGD's, median (range) of interleaved rounds; ratio of the fastest; bytes per weight; share of bandwidth"
+    )
+    if compile and not shutil.which("g++") and not shutil.which("clang++"):
+        print("no C++ compiler is found (g++ or clang++): the compiled rows are left out")
+        compile = False
+
+    def line(name: str, mode: str, result: tuple, numbers: int, note: str = "") -> None:
+        values, mine, its = result
+        share = 4 * numbers * size / mine / 1e6 / bandwidth
+        print(
+            f"  {name:26s} {mode:9s} {spread(values):22s} {mine / its:5.1f}x  {4 * numbers:3d} B  {share:4.0%}  {note}",
+            flush=True,
+        )
+
+    for name in names:
+        make, numbers = STEPS[name]
+        sgd = torch.optim.SGD(weights(width), lr=LR).step
+        step = QuantizedOptimizer(torch.optim.SGD(weights(width), lr=LR), make()).step
+        line(name, "eager", ratios(step, sgd, repeats), numbers)
+        if not compile or name == "BinaryConnect, stochastic":  # its random numbers come from a generator of its own
+            continue
+        torch.compiler.reset()
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+        sgd, step = compiled_step(None, weights(width)), compiled_step(make(), weights(width))
+        sgd()
+        seconds = milliseconds(step) / 1e3
+        result = ratios(step, sgd, repeats)
+        with_check = ratios(compiled_step(make(), weights(width), checked=True), sgd, repeats)[0]
+        note = f"with check {spread(with_check).strip()}, compiled in {seconds:.0f} s"
+        line(name, "compiled", result, numbers, note)
+
+
+def compare_cooper(width: int, repeats: int) -> None:
+    """Print Cooper's step against SGDA's, after checking that both go the same way."""
+    method = SGDA(BINARY, dual_max=1e6)
+    theirs, ours = weights(width), weights(width)
+    try:
+        peer = cooper_step(method, theirs)
+    except ImportError:
+        print("Cooper is not installed (pip install cooper-optim): SGDA's row against it is left out")
+        return
+    step = QuantizedOptimizer(torch.optim.SGD(ours, lr=LR), method).step
+    for _ in range(3):
+        peer(), step()
+    apart = max((a - b).abs().max().item() for a, b in zip(theirs, ours, strict=True))
+    values, mine, its = ratios(peer, step, repeats, 0)
+    print(
+        f"Cooper's step / SGDA's step, eager: {spread(values)}, of the fastest {mine / its:.1f}x; max |dw| after 3 steps {apart:.0e}"
+    )
+
+
+def adaptive_ratios(width: int, repeats: int) -> dict[str, list[float]]:
+    """Times of a step of the optimizers of `adaptive` / times of torch's AMSGrad, sorted, on the same weights."""
+    found = {}
+    for name, make in {"BAMSProd": BAMSProd, "Bop": Bop}.items():
+        amsgrad = torch.optim.Adam(weights(width), foreach=True, amsgrad=True)
+        found[name] = ratios(make(weights(width)).step, amsgrad.step, repeats)[0]
+    return found
+
+
+def compare_adaptive(width: int, repeats: int) -> None:
+    """Print them."""
+    for name, values in adaptive_ratios(width, repeats).items():
+        print(f"{name}'s step / the step of torch.optim.Adam(foreach=True, amsgrad=True): {spread(values)}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m study.speed.bench", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seeds", type=int, default=256, help="seeds in the ensemble (default 256)")
+    parser.add_argument("--singles", type=int, default=8, help="seeds timed one by one (default 8)")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each pair is timed (default 3)")
+    parser.add_argument(
+        "--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), help="which tasks (default both)"
+    )
+    parser.add_argument("--methods", nargs="+", default=list(logistic.METHODS), choices=list(logistic.METHODS), metavar="METHOD",
+                        help="which methods (default all)")  # fmt: skip
+    parser.add_argument("--threads", type=int, help="torch threads for both sides (default: torch's own choice)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32",
+                        help="precision of both sides (default float32, torch's own; the book computes in float64)")  # fmt: skip
+    parser.add_argument("--only", choices=("seeds", "steps"), help="one of the two parts (default both)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of the steps' timings (default 15)")
+    parser.add_argument(
+        "--width", type=int, default=64, help="width of the ResNet-18 whose weights are stepped (default 64)"
+    )
+    parser.add_argument("--no-compile", action="store_true", help="leave the compiled steps out")
+    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=list(STEPS), metavar="METHOD",
+                        help="which methods' steps (default all)")  # fmt: skip
+    args = parser.parse_args(argv)
+    if args.singles > args.seeds or min(args.singles, args.repeats, args.rounds, args.width) < 1:
+        parser.error(
+            f"--singles {args.singles}: allowed is 1 to --seeds {args.seeds}; --repeats, --rounds and --width: 1 or more"
+        )
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.only != "steps":
+        compare_seeds(args)
+    if args.only != "seeds":
+        print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, no GPU")
+        compare_steps(args.steps, args.width, args.rounds, not args.no_compile)
+        compare_cooper(args.width, args.rounds)
+        compare_adaptive(args.width, args.rounds)
+
+
+def compare_seeds(args: argparse.Namespace) -> None:
+    for task in args.tasks:
+        print(
+            f"Task {task}, {args.seeds} seeds, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.dtype}, no GPU"
+        )
+        print(
+            "time per seed, ordinary loop / ensemble: median (range) over the repeats; largest difference of the weights"
+        )
+        for title, shared in (
+            ("one data set and batch order for all seeds", True),
+            ("own data set and batches", False),
+        ):
+            ensemble = TASKS[task].draw(args.seeds, shared=shared).to(getattr(torch, args.dtype))
+            compare("Full precision", ensemble, 1, 1)  # warm-up
+            print(f"\n{title}")
+            for name in args.methods:
+                ratios, difference = compare(name, ensemble, args.singles, args.repeats)
+                ratios.sort()
+                apart = f"max |dw| {difference:.1e}" if math.isfinite(difference) else "weights not comparable"
+                print(
+                    f"  {name:30s} {ratios[len(ratios) // 2]:6.0f}x ({ratios[0]:.0f}-{ratios[-1]:.0f})  {apart}",
+                    flush=True,
+                )
+        print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The statistics with which numbers over seeds are reported and compared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean over seeds with its 95 % confidence interval, the standard deviation and the central 95 % of the seeds."""
+
+    n: int
+    mean: float
+    sd: float
+    confidence: tuple[float, float]
+    central: tuple[float, float]
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.sd:.4f}"
+
+    def z(self, value: float) -> float:
+        """How many standard deviations a number lies above the mean; inf where all seeds agree on another number."""
+        if self.sd == 0:
+            return 0.0 if value == self.mean else float(np.copysign(np.inf, value - self.mean))
+        return (value - self.mean) / self.sd
+
+    def covers(self, value: float) -> bool:
+        """Whether a number lies within the central 95 % of the seeds; says little where the seeds fall into two groups."""
+        return self.central[0] <= value <= self.central[1]
+
+
+def summarise(values) -> Summary:
+    """Statistics of one number per seed, (S,). Raises ValueError for fewer than two seeds or values that are not finite."""
+    x = np.asarray(values, dtype=float).ravel()
+    if len(x) < 2 or not np.isfinite(x).all():
+        raise ValueError(
+            f"need at least two finite values, got {len(x)} of which {int(np.isfinite(x).sum())} are finite"
+        )
+    sd = float(x.std(ddof=1))
+    half = float(stats.t.ppf(0.975, len(x) - 1)) * sd / len(x) ** 0.5
+    low, high = np.quantile(x, [0.025, 0.975])
+    mean = float(x.mean())
+    return Summary(len(x), mean, sd, (mean - half, mean + half), (float(low), float(high)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired comparison over seeds where smaller is better: shares of wins, ties and losses of A against B."""
+
+    wins: float
+    ties: float
+    losses: float
+    confidence: tuple[float, float]  # 95 % Wilson interval of `wins`
+
+
+def compare(a, b, tolerance: float = 1e-9) -> Comparison:
+    """P(A beats B) from one number per seed each, (S,); differences up to `tolerance` are ties.
+
+    Raises ValueError when the two do not belong to the same seeds.
+    """
+    a, b = np.asarray(a, dtype=float).ravel(), np.asarray(b, dtype=float).ravel()
+    if a.shape != b.shape:
+        raise ValueError(f"a paired comparison needs the same seeds on both sides, got {len(a)} and {len(b)} values")
+    wins, losses = int((a < b - tolerance).sum()), int((a > b + tolerance).sum())
+    interval = stats.binomtest(wins, len(a)).proportion_ci(method="wilson")
+    return Comparison(wins / len(a), 1 - (wins + losses) / len(a), losses / len(a), (interval.low, interval.high))
+
+
+def share(successes) -> tuple[float, tuple[float, float]]:
+    """Share of true entries, with its 95 % Wilson interval."""
+    x = np.asarray(successes, dtype=bool).ravel()
+    interval = stats.binomtest(int(x.sum()), len(x)).proportion_ci(method="wilson")
+    return float(x.mean()), (interval.low, interval.high)
+
+
+def spread(values) -> dict[str, float]:
+    """`summarise` as columns of a stored row; nan beside n where a value is not finite (a run that diverged)."""
+    x = np.asarray(values, dtype=float).ravel()
+    if not np.isfinite(x).all():
+        return dict.fromkeys(("n", "mean", "sd", "low", "high", "central_low", "central_high"), math.nan) | {
+            "n": len(x)
+        }
+    s = summarise(x)
+    return {
+        "n": s.n, "mean": s.mean, "sd": s.sd, "low": s.confidence[0], "high": s.confidence[1],
+        "central_low": s.central[0], "central_high": s.central[1],
+    }  # fmt: skip

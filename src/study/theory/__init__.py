@@ -1,0 +1,1 @@
+"""Theory that the chapters compute with: the equations written out, solvers, simulations."""

@@ -1,0 +1,139 @@
+"""The Lagrangian of section 5, L(w, lambda) = loss(w) - lambda' f(w) with the pieces f_1 .. f_(K+1) of phi (22) for each weight.
+
+Small tools to look at it: its maximum over lambda (Lemma 1), Moreau envelopes (Definition 7), a measure of how far a point is
+from a KKT point (21), descent ascent for many runs at once (Algorithm 2), the eigenvalues of a step, and the dual problem on a grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from quantized_training.constraints import PHI, pieces, pieces_derivative
+from quantized_training.levels import Levels
+
+
+def primal_function(
+    loss: Tensor, w: Tensor, levels: Levels, epsilon: float, bound: float, ball: bool = False
+) -> Tensor:
+    """Phi(w) = max of L(w, lambda) over a bounded set of multipliers: (...,) from loss (...,) and w (..., n).
+
+    The set is the box [0, bound]^(K+1) for each weight, so that Phi = loss + bound * |phi^-|_1, or with `ball` the part
+    lambda >= 0 of the Euclidean ball of radius `bound` around 0, so that Phi = loss + bound * |phi^-|_2 (section 5, Lemma 1).
+    Both because at most one piece of a weight is negative, and the smallest piece is phi. Raises ValueError for bound < 0.
+    """
+    if not bound >= 0:
+        raise ValueError(
+            f"bound={bound}: the set of multipliers needs a bound >= 0 (math.inf gives the indicator of C)"
+        )
+    violation = (-PHI.value(w, levels, epsilon)).clamp_min(0)
+    size = torch.linalg.vector_norm(violation, ord=2 if ball else 1, dim=-1)
+    return loss + torch.where(size > 0, bound * size, 0)  # inf * 0 = 0: no price where nothing is violated
+
+
+def moreau_envelope(values: Tensor, grid: Tensor, parameter: float) -> tuple[Tensor, Tensor]:
+    """Definition 7, corrected: min_v f(v) + |v - x|^2 / (2 parameter) at every x of the grid, and the index of the minimiser.
+
+    values: f on the grid, (N,); the minimum is taken over the grid. The paper prints 1/2 for 1/(2 parameter). Raises
+    ValueError unless parameter > 0.
+    """
+    if not parameter > 0:
+        raise ValueError(f"parameter={parameter}: the parameter of a Moreau envelope is positive")
+    return (values + (grid - grid[:, None]) ** 2 / (2 * parameter)).min(dim=1)
+
+
+def kkt_residual(w: Tensor, grad: Tensor, levels: Levels, epsilon: float) -> Tensor:
+    """|w - P(w - grad)| weight by weight, P the projection on the feasible interval of (22) in the weight's cell: w's shape.
+
+    Zero exactly at the KKT points (21): w feasible and -grad in the normal cone. At a feasible w it is the distance of 0 from
+    grad + N_C, capped by the room that is left up to the edge ahead; at an infeasible w it is at least the distance to the
+    interval. So it counts both and is continuous in the cell, unlike the uncapped distance, which jumps to 0 on an edge.
+    """
+    PHI.check_epsilon(epsilon, levels)
+    low, high = w.new_tensor(PHI.feasible_intervals(levels, epsilon))[levels.cell(w)].unbind(-1)
+    return (w - (w - grad).clamp(low, high)).abs()
+
+
+def tangent_pieces(w: Tensor, levels: Levels, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The pieces f_j continued by their tangent lines outside their own gap, and their derivatives: (K + 1, *w.shape) each.
+
+    Same signs as `pieces`, so the same feasible set, but slopes bounded by the gaps: this makes L jointly smooth.
+    """
+    q = levels.values
+    value, slope = [epsilon - (q[0] - w)], [torch.ones_like(w)]
+    for a, b in zip(q, q[1:], strict=False):
+        v = w.clamp(a, b)
+        slope.append(2 * v - a - b)
+        value.append(epsilon - (a - v) * (v - b) + slope[-1] * (w - v))
+    return torch.stack([*value, epsilon - (w - q[-1])]), torch.stack([*slope, -torch.ones_like(w)])
+
+
+def printed_pieces(w: Tensor, levels: Levels, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The pieces f_j as section 5 continues them, and their derivatives: (K + 1, *w.shape) each."""
+    return pieces(w, levels, epsilon), pieces_derivative(w, levels)
+
+
+def descent_ascent(
+    grad: Callable[[Tensor, int], Tensor],
+    w: Tensor,
+    levels: Levels,
+    epsilon: float,
+    primal_lr: float | Tensor,
+    dual_lr: float | Tensor,
+    dual: Tensor | None = None,
+    dual_max: float | Tensor = math.inf,
+    alternating: bool = False,
+    continuation: Callable = printed_pieces,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Algorithm 2 on any number of independent runs: yields (w, lambda) at k = 0, 1, 2, ... without end.
+
+    grad: (w, k) -> gradient of the loss, w's shape. primal_lr, dual_lr, dual_max: numbers, or tensors that broadcast against w,
+    so that a grid of step sizes is one program. dual: the first multipliers (K + 1, *w.shape), 0 by default; each is projected
+    on [0, dual_max]. alternating: the ascent step sees the new w. continuation: `printed_pieces` or `tangent_pieces`.
+    """
+    dual = torch.zeros(len(levels.values) + 1, *w.shape, dtype=w.dtype) if dual is None else dual
+    ceiling = torch.as_tensor(dual_max, dtype=w.dtype)
+    for k in itertools.count():
+        yield w, dual
+        f, slope = continuation(w, levels, epsilon)
+        w = w - primal_lr * (grad(w, k) - (dual * slope).sum(0))
+        if alternating:
+            f = continuation(w, levels, epsilon)[0]
+        dual = torch.minimum((dual - dual_lr * f).clamp_min(0), ceiling)
+
+
+def step_eigenvalues(grad: Callable[[Tensor, int], Tensor], w: Tensor, dual: Tensor, **settings) -> Tensor:
+    """Eigenvalues of the derivative of one step of `descent_ascent` at (w, dual): w.numel() + dual.numel() of them, complex.
+
+    settings: those of `descent_ascent`. At a KKT pair, which the step leaves in place, all absolute values below 1 mean that
+    the iteration is drawn in, one above 1 that it is driven away. Multipliers held at 0 by their bound contribute zeros.
+    """
+
+    def step(z: Tensor) -> Tensor:
+        start = {"w": z[: w.numel()].reshape(w.shape), "dual": z[w.numel() :].reshape(dual.shape)}
+        _, after = itertools.islice(descent_ascent(grad, **start, **settings), 2)
+        return torch.cat([part.flatten() for part in after])
+
+    return torch.linalg.eigvals(torch.func.jacrev(step)(torch.cat([w.flatten(), dual.flatten()])))
+
+
+def dual_function(loss: Tensor, f: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
+    """d(lambda) = min_w L(w, lambda) over a grid of N candidates w, and the index of the minimiser: (...,) from dual (..., J).
+
+    loss: (N,); f: the constraints at the candidates, (J, N). Concave in lambda, and -f at the minimiser is a supergradient.
+    """
+    return (loss - dual @ f).min(dim=-1)
+
+
+def dual_ascent(loss: Tensor, f: Tensor, lr: Callable[[int], float], steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ascent on `dual_function` from 0 with steps lr(k): duals (steps, J), values (steps,), indices of the w's (steps,)."""
+    dual, record = loss.new_zeros(len(f)), []
+    for k in range(steps):
+        value, index = dual_function(loss, f, dual)
+        record.append((dual, value, index))
+        dual = (dual - lr(k) * f[:, index]).clamp_min(0)
+    return tuple(torch.stack(part) for part in zip(*record, strict=True))

@@ -1,0 +1,1 @@
+"""Networks for images, text and boxes: Task III and the large experiments."""

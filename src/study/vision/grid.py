@@ -1,0 +1,234 @@
+"""Task III's grid: methods x bits x levels x layers x seeds under the settings of a profile, one cell at a time.
+
+A cell is trained by `task_3.train_images`; its rows, one per epoch, are stored in data/results/task_3_PROFILE.csv.
+`python -m study task3` runs what is missing there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from quantized_training import layers
+from quantized_training.constraints import PHI, PSI, Constraint
+from quantized_training.levels import Levels
+from quantized_training.methods import SGDA, ASkew, BinaryConnect, FullPrecision, Method, ProxQuant, StraightThrough
+from quantized_training.schedules import Cosine, Geometric, Linear
+
+from ..datasets import image_sets
+from ..results import Value
+from . import checkpoints, distributed, networks
+from .training import Diverged, Run, train_images
+
+BITS = (1, 2, 4)
+FULL = 32  # "bits" of full precision
+LEVELS = ("scaled", "raw")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The protocol that all cells of a table share.
+
+    images: a name for `vision.load`; train, test: how many of them, equally many of each class (None: all). width: channels
+    of the network's first stage; stride: of its first convolution. lr: at the start of half a cosine. seeds: how many, from 0.
+    """
+
+    name: str
+    images: str
+    train: int | None
+    test: int | None
+    network: str
+    width: int
+    stride: int
+    epochs: int
+    batch: int
+    lr: float
+    seeds: int
+    device: str = "cpu"
+
+
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile("cpu", "digits", None, None, "resnet20", 8, 1, 20, 64, 0.1, 3),
+        Profile("subset", "cifar-10", 10000, 2000, "resnet20", 8, 2, 20, 64, 0.1, 3),
+        Profile("gpu", "cifar-10", None, None, "resnet18", 64, 1, 40, 256, 0.2, 3, "cuda"),
+    )
+}
+
+
+# Methods: (levels, epochs, seed) -> Method
+
+
+def falling(constraint: Constraint, levels: Levels, epochs: int, start: int) -> Geometric:
+    """Epsilon at its largest until annealing index `start`; over the epochs left it falls by 0.88^50, as in the annealing
+    of Leconte et al."""
+    return Geometric(constraint.largest_epsilon(levels), 0.88 ** (50 / max(epochs - start, 1)), start)
+
+
+def _askew(constraint: Constraint, levels: Levels, epochs: int, seed: int) -> Method:
+    """Unconstrained for half of the epochs."""
+    epsilon = falling(constraint, levels, epochs, epochs // 2)
+    return ASkew(levels, constraint, alpha=0.5, clip=1.0, epsilon=epsilon, merged=True)
+
+
+def _sgda(levels: Levels, epochs: int, seed: int) -> Method:
+    """The best of twelve settings on the digits at one bit, seed 0: epsilon 0.05 and 0.5, dual_lr 1e-4 and 1e-3, dual_max
+    0.02, 0.1 and 0.5, by the accuracy after re-estimation."""
+    return SGDA(levels, epsilon=0.05 * PHI.largest_epsilon(levels), dual_lr=1e-4, dual_max=0.02)
+
+
+def _prox(levels: Levels, epochs: int, seed: int) -> Method:
+    return ProxQuant(levels, Linear(2.0 / epochs))
+
+
+METHODS: dict[str, Callable[[Levels, int, int], Method]] = {
+    "Full precision": lambda levels, epochs, seed: FullPrecision(levels),
+    "BinaryConnect": lambda levels, epochs, seed: BinaryConnect(levels, seed=seed),
+    "Straight-through": lambda levels, epochs, seed: StraightThrough(levels),
+    "ProxQuant (L1)": _prox,
+    "ASkewSGD": partial(_askew, PSI),
+    "Modified ASkewSGD": partial(_askew, PHI),
+    "SGDA": _sgda,
+}
+
+
+def codebook(bits: int) -> Levels:
+    """{-1, +1} for one bit, {-2^(bits-1), ..., 2^(bits-1) - 1} for more (paper, section 6)."""
+    return Levels.binary() if bits in (1, FULL) else Levels.integers(bits)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """method: of METHODS; bits: 1, 2, 4, or 32 for full precision; levels: "scaled" per layer or "raw" on the weights as
+    they are; quantise: of `networks.QUANTISE`. Raises ValueError for anything else."""
+
+    method: str
+    bits: int
+    levels: str = "scaled"
+    quantise: str = "all"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("method", tuple(METHODS)), ("levels", LEVELS), ("quantise", layers.QUANTISE)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}")
+        full = self.method == "Full precision"
+        if self.bits not in ((FULL,) if full else BITS):
+            allowed = f"{FULL} alone" if full else ", ".join(map(str, BITS))
+            raise ValueError(f"bits={self.bits} for {self.method}: allowed is {allowed}")
+
+    @property
+    def key(self) -> dict[str, Value]:
+        """The columns that say which cell a row belongs to."""
+        return asdict(self)
+
+
+def cells(
+    profile: Profile,
+    methods: Iterable[str] = tuple(METHODS),
+    bits: Iterable[int] = (*BITS, FULL),
+    levels: Iterable[str] = LEVELS[:1],
+    quantise: Iterable[str] = layers.QUANTISE[:1],
+    seeds: Sequence[int] | None = None,
+) -> list[Cell]:
+    """The cells of a grid, all of one seed before the next; full precision once for each seed, whatever the levels."""
+    found: dict[Cell, None] = {}
+    places = product(range(profile.seeds) if seeds is None else seeds, quantise, levels, bits, methods)
+    for seed, place, kind, b, method in places:
+        full = method == "Full precision"
+        if full == (b == FULL):
+            found[Cell(method, b, *(("scaled", "all") if full else (kind, place)), seed)] = None
+    return list(found)
+
+
+def images(profile: Profile, folder: Path | None = None, progress: bool = True) -> image_sets.Images:
+    """The images of a profile. Raises as `vision.load` does."""
+    found = image_sets.load(profile.images, folder, progress=progress)
+    if profile.train is None and profile.test is None:
+        return found
+    return found.subset(profile.train or len(found.train_y), profile.test or len(found.test_y))
+
+
+def network(profile: Profile, classes: int, channels: int, cell: Cell) -> nn.Module:
+    """The network of a cell, its quantised layers scaled where the cell says so."""
+    model = getattr(networks, profile.network)(classes, channels, profile.width, profile.stride)
+    if cell.levels == "scaled":
+        layers.scale_layers(model, codebook(cell.bits), cell.quantise)
+    return model
+
+
+def settings(profile: Profile, cell: Cell) -> str:
+    """Twelve hexadecimal digits that change with anything a cell's numbers depend on, except the code of the package."""
+    method = METHODS[cell.method](codebook(cell.bits), profile.epochs, cell.seed)
+    protocol = asdict(profile) | {"seeds": None}
+    if profile.device == "cpu" and distributed.place()[1] > 1:  # each process normalises its own part of a batch
+        protocol["processes"] = distributed.place()[1]
+    return sha256(repr((protocol, cell, checkpoints.words(method))).encode()).hexdigest()[:12]
+
+
+def train(
+    profile: Profile,
+    cell: Cell,
+    data: image_sets.Images,
+    checkpoint: Path | None = None,
+    progress: bool = False,
+    device: str | None = None,
+    method: Callable[[], Method] | None = None,
+) -> Run:
+    """Train one cell: its network, optimizer and record. method: in place of the cell's. Raises as `train_images` does."""
+    levels = codebook(cell.bits)
+    return train_images(
+        data,
+        partial(network, profile, len(data.classes), data.train_x.shape[1], cell),
+        method or partial(METHODS[cell.method], levels, profile.epochs, cell.seed),
+        partial(layers.groups, quantise=cell.quantise, levels=levels),
+        epochs=profile.epochs,
+        batch=profile.batch,
+        lr=Cosine(profile.lr, profile.epochs),
+        seed=cell.seed,
+        device=device or profile.device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
+def run(profile: Profile, cell: Cell, data: image_sets.Images, **how) -> list[dict[str, Value]]:
+    """Train one cell; its rows, one per epoch: the columns of `Cell`, `settings`, and the record of `train_images`.
+
+    how: as for `train`. Where the loss became NaN the last row, one epoch beyond what was good, holds NaN.
+    """
+    try:
+        record = train(profile, cell, data, **how).record
+    except Diverged as error:
+        record = error.run.record if error.run else []
+        record = [*record, dict.fromkeys(RECORD, math.nan) | {"epoch": len(record) + 1}]
+    about = cell.key | {"settings": settings(profile, cell)}
+    return [about | {name: row[name] for name in RECORD} for row in record]
+
+
+RECORD = (
+    "epoch", "epsilon", "loss", "latent_loss", "latent_accuracy", "quantised_loss", "quantised_accuracy",
+    "reestimated_loss", "reestimated_accuracy", "changed", "infeasible", "distance", "seconds", "utilisation",
+)  # fmt: skip
+
+
+# What cells have in common
+
+
+def over_seeds(records: dict[Cell, list[dict[str, float]]], quantity: str) -> dict[Cell, np.ndarray]:
+    """One quantity of `RECORD` for all seeds of a cell, which the cell of seed 0 stands for: (seeds, epochs), after a
+    divergence NaN."""
+    found: dict[Cell, list[list[float]]] = {}
+    for cell, record in records.items():
+        found.setdefault(replace(cell, seed=0), []).append([row[quantity] for row in record])
+    longest = max((len(path) for paths in found.values() for path in paths), default=0)
+    return {c: np.array([p + [math.nan] * (longest - len(p)) for p in paths]) for c, paths in found.items()}

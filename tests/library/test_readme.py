@@ -1,0 +1,85 @@
+"""What README and the other top-level files promise."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_snippet_trains_a_network_with_binary_weights(tmp_path):
+    code = re.search(r"<!-- snippet -->\n```python\n(.*?)```", README, re.S)[1]
+    check = (
+        "\nwith optimizer.quantized():\n"
+        "    print(sorted({v for p in weights for v in p.detach().unique().tolist()}))\n"
+        "print(max(v.abs().max().item() for v in biases) > 0)\n"
+        "print(accuracy)\n"
+    )
+    seeded = "import torch\ntorch.manual_seed(0)\n" + code + check
+    run = subprocess.run([sys.executable, "-c", seeded], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    levels, biases_trained, accuracy = run.stdout.splitlines()[-3:]
+    assert levels == "[-1.0, 1.0]"
+    assert biases_trained == "True"
+    assert float(accuracy) > 0.75  # chance is 0.5
+
+
+def test_the_page_on_rerunning_shows_the_whole_snippet():
+    page = (ROOT / "book" / "rerun.md").read_text(encoding="utf-8")
+    first, last = map(int, re.search(r":lines: (\d+)-(\d+)", page).groups())
+    after = README.split("<!-- snippet -->\n")[1].split("<!-- end of snippet -->")[0].splitlines()
+    assert after[first - 2] == "```python"
+    assert after[last] == "```"
+
+
+def test_every_make_target_that_is_mentioned_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for name in ("README.md", "CONTRIBUTING.md", "book/rerun.md"):
+        mentioned = set(re.findall(r"\bmake ([a-z-]+)\b(?=[`\s])", (ROOT / name).read_text(encoding="utf-8")))
+        assert {m for m in mentioned if f"`make {m}" in (ROOT / name).read_text(encoding="utf-8")} <= targets, name
+    assert {"book", "test", "bench", "help", "serve"} <= targets
+
+
+def test_relative_links_and_folders_exist():
+    for name in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (ROOT / target).exists(), f"{name}: {target}"
+    for folder in re.findall(r"^\| `([a-z_/]+/)`", README, re.M):
+        assert (ROOT / folder).is_dir(), folder
+
+
+def test_the_top_level_holds_what_was_agreed():
+    for name in (
+        "book",
+        "notebooks",
+        "src",
+        "data",
+        "_config.yml",
+        "_toc.yml",
+        "environment.yml",
+        "LICENSE",
+        "CITATION.cff",
+    ):
+        assert (ROOT / name).exists(), name
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["cff-version"] == "1.2.0"
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "MIT License" in licence
+    assert "CC BY 4.0" in licence
+
+
+def test_the_lock_file_pins_what_the_project_asks_for():
+    lines = [x for x in (ROOT / "requirements.lock").read_text().splitlines() if x and not x.startswith("#")]
+    pins = dict(line.split("==") for line in lines)  # every line is name==version: no hash, address or marker
+    assert pins["torch"] == "2.13.0"
+    assert pins["jupyter-book"].startswith("1.")
+    assert not [v for v in pins.values() if "+" in v or " " in v]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
+    names = {re.match(r"[A-Za-z0-9-]+", r)[0].lower() for r in wanted} - {project["name"]}
+    assert names <= {p.lower().replace("_", "-") for p in pins}

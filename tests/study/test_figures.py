@@ -1,0 +1,74 @@
+"""The plotly vocabulary: rounding, styles, sliders and menus as the book's browser side expects them, tables."""
+
+import re
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from study import figures as fg
+from study.statistics import summarise
+
+
+def test_rounding_keeps_the_significant_digits_and_the_shape():
+    assert fg.rounded([[1.23456, 0.0], [-1.23456e-9, 98765.4]]) == [[1.235, 0.0], [-1.235e-09, 98770.0]]
+    assert fg.rounded(torch.tensor([0.123456]), 2) == [0.12]
+    assert fg.rounded([float("nan"), 1.0]) == [None, 1.0]
+    x = np.random.default_rng(0).normal(size=500) * 10.0 ** np.arange(-5, 5).repeat(50)
+    assert np.allclose(fg.rounded(x, 4), x, rtol=5.1e-4, atol=0)
+
+
+def _luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#14181e"])
+@pytest.mark.parametrize("colour", sorted({c for c, _ in fg.METHODS.values()} | {fg.PRINTED, fg.NEUTRAL}))
+def test_colours_can_be_told_from_both_pages(colour, background):
+    light, dark = sorted((_luminance(colour), _luminance(background)), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 3  # WCAG 1.4.11, graphical objects
+
+
+def test_no_two_methods_look_alike():
+    assert len(set(fg.METHODS.values())) == len(fg.METHODS)
+    with pytest.raises(KeyError):
+        fg.line("no such method")
+
+
+def test_slider_and_menu_as_the_browser_side_reads_them():
+    fig = fg.figure("what is seen", [go.Scatter(y=[0, 1])])
+    fg.add_slider(fig, {"a": [go.Scatter(y=[0, 1])], "b": [go.Scatter(y=[1, 0])]}, "state", active=1)
+    fg.add_menu(fig, "Which", {"one": ({"visible": [True]}, {}), "two": ({"visible": [False]}, {})})
+    layout = fig.to_dict()["layout"]
+    assert layout["meta"] == {"alt": "what is seen"}
+    (slider,), (menu,) = layout["sliders"], layout["updatemenus"]
+    assert [s["args"][0] for s in slider["steps"]] == [["a"], ["b"]] == [[f.name] for f in fig.frames]
+    assert slider["active"] == 1
+    assert slider["steps"][0]["args"][1]["frame"]["redraw"] is False
+    assert menu["name"] == "Which"
+    assert [b["label"] for b in menu["buttons"]] == ["one", "two"]
+    assert menu["buttons"][1]["args"] == [{"visible": [False]}, {}]
+
+
+def test_intervals_show_the_central_95_percent_and_the_printed_number():
+    values = np.linspace(0, 1, 1001)
+    fig = fg.add_intervals(
+        fg.figure("x"), {"ASkewSGD": summarise(values), "Full precision": summarise(values)}, {"ASkewSGD": 0.7}
+    )
+    measured, printed = fig.data
+    assert list(measured.y) == ["ASkewSGD", "Full precision"]
+    assert measured.x[0] == pytest.approx(0.5)
+    assert measured.error_x.array[0] == pytest.approx(0.475)
+    assert measured.error_x.arrayminus[0] == pytest.approx(0.475)
+    assert (list(printed.x), list(printed.y)) == ([0.7], ["ASkewSGD"])
+
+
+def test_tables_escape_their_cells():
+    markup = fg.table(["a", "b"], [["x < y", 1]], 'of "things"').data
+    assert "x &lt; y" in markup
+    assert '<th scope="row">' in markup
+    assert 'aria-label="of &quot;things&quot;"' in markup
+    assert len(re.findall("<tr>", markup)) == 2

@@ -1,0 +1,95 @@
+"""Statistics against textbook values, and the transcription of the paper's tables."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from study.claims import printed
+from study.figures import METHODS
+from study.speed import bench
+from study.statistics import compare, share, summarise
+
+
+def test_summary_against_scipy():
+    x = np.random.default_rng(0).normal(3, 2, 400)
+    s = summarise(x)
+    interval = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    assert (s.n, s.mean, s.sd) == (400, pytest.approx(x.mean()), pytest.approx(x.std(ddof=1)))
+    assert s.confidence == pytest.approx((interval.low, interval.high))
+    assert s.central == pytest.approx(tuple(np.percentile(x, [2.5, 97.5])))
+    assert s.z(s.mean + 2 * s.sd) == pytest.approx(2)
+    assert s.covers(3)
+    assert not s.covers(20)
+
+
+def test_summary_of_equal_values():
+    s = summarise([2.0, 2.0])
+    assert s.z(2.0) == 0
+    assert s.z(3.0) == math.inf
+    assert s.z(1.0) == -math.inf
+
+
+@pytest.mark.parametrize("bad", [[1.0], [1.0, math.nan], []])
+def test_summary_needs_two_finite_values(bad):
+    with pytest.raises(ValueError, match="at least two finite values"):
+        summarise(bad)
+
+
+def test_comparison_counts_wins_ties_and_losses():
+    c = compare([1, 2, 3, 4], [2, 2, 3.5, 1])
+    assert (c.wins, c.ties, c.losses) == (0.5, 0.25, 0.25)
+    assert c.confidence == pytest.approx((0.1500, 0.8500), abs=1e-4)  # Wilson's interval for 2 of 4
+    with pytest.raises(ValueError, match="same seeds"):
+        compare([1, 2], [1, 2, 3])
+
+
+def test_share_is_wilsons_interval():
+    p, (low, high) = share([True] * 256)
+    z2 = stats.norm.ppf(0.975) ** 2
+    assert p == high == 1
+    assert low == pytest.approx(256 / (256 + z2))
+
+
+def test_the_printed_tables():
+    assert {t: len(printed(t)) for t in (1, 2, 3)} == {1: 7, 2: 7, 3: 6}
+    assert printed(1)["SGDA (ε = 0.01)"] == 0.5172
+    assert printed(2)["Straight-through"] == 0.7597
+    assert printed(3)["BinaryConnect"] == 0.3811
+    for table in (1, 2, 3):
+        assert set(printed(table)) <= set(METHODS)
+    with pytest.raises(KeyError, match="no table 4"):
+        printed(4)
+
+
+def test_the_bench_prints_ratios_and_that_the_numbers_agree(capsys):
+    bench.main(
+        [
+            "--only",
+            "seeds",
+            "--seeds",
+            "3",
+            "--singles",
+            "2",
+            "--repeats",
+            "1",
+            "--dtype",
+            "float64",
+            "--methods",
+            "SGDA (ε = 0.01)",
+            "BinaryConnect",
+        ]
+    )
+    lines = [line for line in capsys.readouterr().out.splitlines() if "max |dw|" in line]
+    assert len(lines) == 6, "stochastic BinaryConnect draws for each layer of Task II"
+    for line in lines:
+        assert float(line.split()[-1]) < 1e-10
+        assert re.search(r" \d+x \(\d+-\d+\) ", line)
+
+
+def test_the_bench_refuses_more_singles_than_seeds(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--seeds", "2", "--singles", "3"])
+    assert "allowed is 1 to --seeds 2" in capsys.readouterr().err

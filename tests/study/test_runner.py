@@ -1,0 +1,252 @@
+"""Stored results: written whole, refused when damaged, resumed exactly, and drift is found."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from study import claims, experiments, results, runner
+from study.runner import Experiment
+from study.tasks import binary
+
+FACTOR = 1.0
+
+
+def unit(k: int, log: str = "", stop: str = ""):
+    """Rows that depend on k alone; leaves a trace of having run in `log`; ends the run while the file `stop` exists."""
+    if log:
+        with open(log, "a") as file:
+            file.write(f"{k}\n")
+    if stop and k == 2 and os.path.exists(stop):
+        raise KeyboardInterrupt
+    return [
+        {"case": f"k = {k}", "side": side, "n": 64, "mean": FACTOR * k / 7 + i, "sd": 1 / 3}
+        for i, side in enumerate(("left", "right"))
+    ]
+
+
+def toy(n: int = 5, device: str = "cpu", **extra) -> dict[str, Experiment]:
+    units = {f"unit {k}": functools.partial(unit, k, **extra) for k in range(n)}
+    return {"toy": Experiment("toy", "for the tests", units, device)}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    runner.make(toy(), folder=tmp_path, kept=tmp_path / "kept")
+    return tmp_path
+
+
+def test_what_is_stored_is_what_was_found(stored):
+    rows = results.read("toy", stored)
+    assert [r["unit"] for r in rows] == [f"unit {k}" for k in range(5) for _ in "lr"]
+    row = results.row("toy", stored, unit="unit 3", side="right")
+    assert row["mean"] == pytest.approx(3 / 7 + 1, rel=1e-9) and row["n"] == 64 and row["case"] == "k = 3"
+    p = results.provenance("toy", stored)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert p["commit"].split()[0] == (commit or "unknown") and p["seeds"] == [64] and p["rows"] == 10
+    assert p["command"] == "make results ONLY=toy" and "cores" in p["hardware"] and p["versions"]["torch"]
+    assert "make results ONLY=toy" in results.source("toy", stored) and "64 seeds" in results.source("toy", stored)
+
+
+@pytest.mark.parametrize("where", [{"side": "left"}, {"unit": "unit 9"}, {"colour": "red"}])
+def test_a_selector_that_does_not_mean_one_row_is_refused(stored, where):
+    with pytest.raises(KeyError):
+        results.row("toy", stored, **where)
+
+
+def edit(path):
+    path.write_text(path.read_text().replace("0.4285714286", "0.4285714287"))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def empty(path):
+    path.write_text("")
+
+
+@pytest.mark.parametrize("name", ["toy.csv", "toy.json"])
+@pytest.mark.parametrize("damage", [edit, cut, empty])
+def test_damaged_or_edited_files_are_named_and_refused(stored, name, damage):
+    if name == "toy.json" and damage is edit:
+        record = json.loads((stored / name).read_text())
+        (stored / name).write_text(json.dumps(record | {"sha256": "0" * 64}))
+    else:
+        damage(stored / name)
+    with pytest.raises(results.DamagedResults, match=r"(?s)toy\.(csv|json).*make results ONLY=toy"):
+        results.read("toy", stored)
+
+
+@pytest.mark.parametrize("name", ["toy.csv", "toy.json"])
+def test_a_missing_file_says_what_makes_it(stored, name):
+    (stored / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{name}.*make results ONLY=toy"):
+        results.read("toy", stored)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "no rows"),
+        ([{"a": 1}, {"b": 1}], "has the columns"),
+        ([{"a": None}], "stored are"),
+        ([{"a": True}], "stored are"),
+    ],
+)
+def test_rows_that_cannot_be_stored_leave_what_is_there(stored, rows, words):
+    before = {p.name: p.read_bytes() for p in stored.glob("toy.*")}
+    with pytest.raises(ValueError, match=words):
+        results.write("toy", rows, "x", "x", "x", stored)
+    assert {p.name: p.read_bytes() for p in stored.glob("toy.*")} == before
+
+
+def test_a_writing_that_fails_leaves_the_old_table(stored, monkeypatch):
+    before = (stored / "toy.csv").read_bytes()
+
+    def full(descriptor):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(results.os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        results.write("toy", [{"a": 1}], "x", "x", "x", stored)
+    assert (stored / "toy.csv").read_bytes() == before
+    assert len(results.read("toy", stored)) == 10
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(stored, tmp_path):
+    log, stop = tmp_path / "log", tmp_path / "stop"
+    stop.touch()
+    chosen, kept, folder = toy(log=str(log), stop=str(stop)), tmp_path / "kept", tmp_path / "again"
+    with pytest.raises(KeyboardInterrupt):
+        runner.make(chosen, folder=folder, kept=kept)
+    assert not folder.exists(), "half a table was stored"
+    stop.unlink()
+    runner.make(chosen, folder=folder, kept=kept)
+    assert (folder / "toy.csv").read_bytes() == (stored / "toy.csv").read_bytes()
+    assert (folder / "toy.json").read_bytes() == (stored / "toy.json").read_bytes()
+    assert sorted(log.read_text().split()) == ["0", "1", "2", "2", "3", "4"], "a finished unit ran twice"
+
+
+def test_a_kept_unit_that_was_cut_short_runs_again(stored, tmp_path):
+    stop = tmp_path / "stop"
+    stop.touch()
+    chosen, kept = toy(stop=str(stop)), tmp_path / "kept"
+    with pytest.raises(KeyboardInterrupt):
+        runner.make(chosen, folder=tmp_path / "again", kept=kept)
+    stop.unlink()
+    for file in kept.rglob("*.json"):
+        cut(file)
+    runner.make(chosen, folder=tmp_path / "again", kept=kept)
+    assert (tmp_path / "again" / "toy.csv").read_bytes() == (stored / "toy.csv").read_bytes()
+
+
+def test_units_in_two_processes_give_the_same_table(stored, tmp_path):
+    runner.make(toy(), jobs=2, folder=tmp_path / "two", kept=tmp_path / "kept")
+    assert (tmp_path / "two" / "toy.csv").read_bytes() == (stored / "toy.csv").read_bytes()
+
+
+def test_drift_is_reported_with_its_size(stored, monkeypatch):
+    assert runner.check(toy(), sample=None, folder=stored) == (5, [])
+    assert runner.check(toy(), sample=2, folder=stored)[0] == 2
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 1 + 1e-9)
+    assert runner.check(toy(), sample=None, folder=stored)[1] == [], "rounding is not drift"
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 1.1)
+    ran, drifts = runner.check(toy(), sample=None, folder=stored)
+    assert ran == 5 and len(drifts) == 8, "all but k = 0, two rows each"
+    worst = max(drifts, key=lambda d: d.errors)
+    assert (worst.unit, worst.column) == ("unit 4", "mean")
+    assert worst.errors == pytest.approx(0.1 * 4 / 7 / (1 / 3 / 8), rel=1e-6)
+    assert not any(d.serious for d in drifts), "a shift of 1.4 standard errors"
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 1.5)
+    assert any(d.serious for d in runner.check(toy(), sample=None, folder=stored)[1])
+
+
+def test_a_changed_word_is_drift():
+    old, new = ({"case": "a", "n": "64", "mean": "1", "sd": "1"} | {"case": c} for c in "ab")
+    assert [d.serious for d in runner.compare("e", "u", [old], [new])] == [True]
+    assert [d.serious for d in runner.compare("e", "u", [old], [])] == [True]
+
+
+def test_a_table_of_other_units_is_refused(stored):
+    with pytest.raises(results.DamagedResults, match="unit 5"):
+        runner.check(toy(6), folder=stored)
+
+
+def test_every_experiment_is_stored_and_whole():
+    for name, e in experiments.experiments().items():
+        if e.device != "cpu" and not (results.DATA / "results" / f"{name}.csv").exists():
+            continue  # nobody had a GPU yet
+        assert {row["unit"] for row in results.read(name)} == set(e.units)
+        assert results.provenance(name)["about"] == e.about
+
+
+def test_unknown_names_say_what_there_is():
+    command = [sys.executable, "-m", "study.experiments", "check", "nothing"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0 and "no experiment nothing" in done.stderr
+
+
+def test_experiments_for_a_gpu_run_where_they_are_named_and_there_is_one(monkeypatch, tmp_path):
+    """Their table says on which GPU."""
+    wanting = {name for name, e in experiments.experiments().items() if e.device == "cuda"}
+    assert (
+        wanting and wanting.isdisjoint(experiments.choose([])) and experiments.choose(sorted(wanting)).keys() == wanting
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    runner.need_devices(toy())
+    with pytest.raises(SystemExit, match="toy: this needs a GPU, and torch finds none here"):
+        runner.need_devices(toy(device="cuda"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a GPU")
+    runner.need_devices(toy(device="cuda"))
+    runner.make(toy(device="cuda"), folder=tmp_path, kept=tmp_path / "kept")
+    assert results.provenance("toy", tmp_path)["hardware"].startswith("a GPU, ")
+
+
+@pytest.mark.parametrize("command", ["make", "check"])
+def test_without_a_gpu_it_is_said_what_is_missing(command):
+    call = [sys.executable, "-m", "study.experiments", command, "adaptive_large"]
+    done = subprocess.run(call, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 1 and "adaptive_large: this needs a GPU" in done.stderr and not done.stdout
+
+
+def test_the_list_names_all_and_what_needs_a_gpu():
+    call = [sys.executable, "-m", "study.experiments", "list"]
+    lines = subprocess.run(call, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name, e in experiments.experiments().items():
+        assert lines[0::2].count(f"{name}: {e.about}") == 1
+        after = lines[lines.index(f"{name}: {e.about}") + 1]
+        assert f"{len(e.units)} units" in after and ("on a GPU" in after) == (e.device == "cuda")
+
+
+def test_times_are_not_compared():
+    old = [{"mean": "1", "seconds": "2"}]
+    assert runner.compare("e", "u", old, [{"mean": "1", "seconds": "3"}]) == []
+    assert len(runner.compare("e", "u", old, [{"mean": "2", "seconds": "2"}])) == 1
+
+
+@pytest.mark.parametrize("name", list(experiments.choose([])))
+def test_a_unit_recomputed_in_full_gives_what_is_stored(name):
+    """One unit of every stored table, all its seeds; among them the rows behind the claims' printed numbers."""
+    if name == "adaptive_fashion":
+        try:
+            binary.fashion()
+        except (FileNotFoundError, ConnectionError) as error:  # neither in the folder QT_DATA nor to be downloaded
+            pytest.skip(str(error))
+    ran, drifts = runner.check({name: experiments.experiments()[name]}, sample=1, seed=5)
+    assert ran == 1
+    assert [str(d) for d in drifts if d.serious] == []
+    if results.provenance(name)["hardware"] == results.hardware() and drifts:
+        print(f"{len(drifts)} numbers differ within the noise of the seeds: another processor rounds otherwise")
+
+
+def test_every_measured_claim_rests_on_an_experiment_that_can_be_recomputed():
+    named = {claim["results"]["name"] for claim in claims.claims() if "results" in claim}
+    assert named <= set(experiments.experiments()) and len(named) >= 3

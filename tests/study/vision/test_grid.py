@@ -1,0 +1,179 @@
+"""Task III's grid: which cells there are, the settings of each method, stored rows, and steps timed side by side."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from conftest import ROOT
+from quantized_training import PHI, PSI, SGDA, ASkew, StraightThrough, layers
+from study.datasets import image_sets
+from study.speed import task_3
+from study.vision import grid
+from study.vision.grid import METHODS, PROFILES, Cell, cells, codebook, settings
+
+CPU = PROFILES["cpu"]
+
+
+def test_codebooks_are_those_of_section_6():
+    assert codebook(1).values == (-1, 1)
+    assert codebook(2).values == (-2, -1, 0, 1)
+    assert codebook(4).values == tuple(range(-8, 8))
+
+
+def test_cells_of_a_grid():
+    found = cells(CPU)
+    assert len(found) == len(set(found)) == CPU.seeds * (6 * 3 + 1)
+    assert [c.seed for c in found] == sorted(c.seed for c in found)
+    assert sum(c.method == "Full precision" for c in found) == CPU.seeds
+    both = cells(CPU, levels=grid.LEVELS, quantise=layers.QUANTISE, seeds=[7])
+    assert len(both) == 6 * 3 * 2 * 3 + 1 and {c.seed for c in both} == {7}
+    assert cells(CPU, bits=(2,), methods=("Full precision",)) == []
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"method": "Adam"}, "method='Adam': allowed are 'Full precision'"),
+        ({"bits": 3}, "bits=3 for ASkewSGD: allowed is 1, 2, 4"),
+        ({"bits": 32}, "bits=32 for ASkewSGD"),
+        ({"method": "Full precision"}, "bits=1 for Full precision: allowed is 32 alone"),
+        ({"levels": "both"}, "allowed are 'scaled', 'raw'"),
+        ({"quantise": "some"}, "allowed are 'all'"),
+    ],
+)
+def test_cells_that_do_not_exist_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Cell(**({"method": "ASkewSGD", "bits": 1} | wrong))
+
+
+@pytest.mark.parametrize("name, constraint", [("ASkewSGD", PSI), ("Modified ASkewSGD", PHI)])
+@pytest.mark.parametrize("bits", grid.BITS)
+@pytest.mark.parametrize("epochs", [7, 20, 40])
+def test_annealing_falls_by_a_fixed_factor_over_the_second_half(name, constraint, bits, epochs):
+    method = METHODS[name](codebook(bits), epochs, 0)
+    assert isinstance(method, ASkew) and method.constraint is constraint
+    gap = 2 if bits == 1 else 1
+    largest = gap**4 / 16 if constraint is PSI else gap**2 / 4
+    seen = []
+    for _ in range(epochs):
+        seen.append(method.epsilon)
+        method.check(codebook(bits), CPU.lr)  # legal from the first to the last epoch
+        method.anneal()
+    half = epochs // 2
+    assert seen[: half + 1] == [largest] * (half + 1)
+    ratios = [b / a for a, b in zip(seen[half:], seen[half + 1 :], strict=False)]
+    assert ratios == pytest.approx([0.88 ** (50 / (epochs - half))] * len(ratios))
+    assert method.epsilon == pytest.approx(largest * 0.88**50)
+
+
+def test_tolerance_of_sgda_is_in_proportion_to_the_gaps():
+    for bits, largest in ((1, 1.0), (2, 0.25), (4, 0.25)):
+        method = METHODS["SGDA"](codebook(bits), 20, 0)
+        assert isinstance(method, SGDA) and method.epsilon == pytest.approx(0.05 * largest)
+
+
+def test_settings_change_with_all_that_a_cell_depends_on(monkeypatch):
+    cell = Cell("BinaryConnect", 2)
+    same = settings(CPU, cell)
+    assert same == settings(replace(CPU, seeds=99), cell)  # how many others there are does not matter
+    others = [
+        replace(CPU, **{k: v}) for k, v in (("lr", 0.2), ("epochs", 21), ("width", 4), ("stride", 2), ("train", 100))
+    ]
+    found = [settings(p, cell) for p in others]
+    found += [settings(CPU, replace(cell, **{k: v})) for k, v in (("bits", 4), ("levels", "raw"), ("seed", 1))]
+    monkeypatch.setitem(METHODS, "BinaryConnect", METHODS["Straight-through"])
+    assert len({same, settings(CPU, cell), *found}) == 10
+
+
+def test_scaled_levels_do_not_change_the_network_at_the_start():
+    x, made = torch.randn(4, 1, 8, 8), {}
+    for levels in grid.LEVELS:
+        torch.manual_seed(3)
+        made[levels] = grid.network(CPU, 10, 1, Cell("ASkewSGD", 2, levels)).eval()
+    torch.testing.assert_close(made["raw"](x), made["scaled"](x))
+    parameters = {levels: dict(m.named_parameters()) for levels, m in made.items()}
+    assert any(layers.SCALED in name for name in parameters["scaled"])
+    nearest = {
+        levels: torch.cat([codebook(2).nearest(p).flatten() for p in named.values() if p.ndim > 1])
+        for levels, named in parameters.items()
+    }
+    assert (nearest["raw"] == 0).double().mean() > 0.9  # why a scale is needed where 0 is a level
+    assert (nearest["scaled"] == 0).double().mean() < 0.5
+
+
+def stored(profile: str) -> list[dict[str, str]]:
+    with open(ROOT / "data" / "results" / f"task_3_{profile}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_stored_cell_is_what_a_run_gives():
+    """Another processor adds up in another order, and after some hundred steps a run is another one of its kind."""
+    cell, threads = Cell("Modified ASkewSGD", 1, seed=1), torch.get_num_threads()
+    torch.set_num_threads(1)
+    now = grid.run(CPU, cell, grid.images(CPU))
+    torch.set_num_threads(threads)
+    wanted = {k: str(v) for k, v in cell.key.items()} | {"settings": settings(CPU, cell)}
+    then = [row for row in stored("cpu") if all(row[k] == v for k, v in wanted.items())]
+    assert len(then) == len(now) == CPU.epochs
+    assert float(then[0]["loss"]) == pytest.approx(now[0]["loss"], rel=0.02)
+    for a, b in zip(then, now, strict=True):
+        assert float(a["epsilon"]) == pytest.approx(b["epsilon"], rel=1e-9)
+        assert float(a["distance"]) == pytest.approx(b["distance"], abs=0.02)
+    for column in ("latent_accuracy", "quantised_accuracy", "reestimated_accuracy"):
+        assert float(then[-1][column]) == pytest.approx(now[-1][column], abs=0.08)  # 29 of 360 images
+
+
+@pytest.mark.parametrize("profile", ["cpu", "subset"])
+def test_stored_cells_are_whole_and_of_these_settings(profile):
+    protocol, found = PROFILES[profile], {}
+    for row in stored(profile):
+        cell = Cell(row["method"], int(row["bits"]), row["levels"], row["quantise"], int(row["seed"]))
+        assert row["settings"] == settings(protocol, cell)
+        found.setdefault(cell, []).append(row)
+    for rows in found.values():
+        assert [int(r["epoch"]) for r in rows] == list(range(1, len(rows) + 1))
+        assert len(rows) == protocol.epochs or math.isnan(float(rows[-1]["loss"]))
+    assert set(cells(protocol)) <= set(found)  # the grid that the book shows
+
+
+# Speed
+
+
+class Slow(StraightThrough):
+    def after_step(self, w, levels, state, lr):
+        time.sleep(0.002)
+        return w
+
+
+def test_a_slow_step_is_seen_and_a_plain_loop_is_timed(monkeypatch):
+    tiny = replace(CPU, width=2, batch=8)
+    monkeypatch.setitem(METHODS, "ProxQuant (L1)", lambda levels, epochs, seed: Slow(levels))
+    chosen = [Cell("Full precision", 32), Cell("Straight-through", 1), Cell("ProxQuant (L1)", 1)]
+    found = task_3.compare(tiny, task_3.blank(tiny, 3, (1, 8, 8)), chosen, 3)
+    assert list(found) == ["Full precision", "Straight-through", "ProxQuant (L1)", task_3.PLAIN]
+    assert all(len(times) == 3 and min(times) > 0 for times in found.values())
+    assert min(found["ProxQuant (L1)"]) > min(found["Straight-through"]) + 0.03  # 20 layers
+
+
+def test_the_plain_loop_trains_the_same_network(monkeypatch):
+    """Its loss after one epoch is that of full precision in our own loop, on the same images in another order."""
+    losses = []
+    monkeypatch.setattr(task_3, "cross_entropy", lambda *x: losses.append(cross_entropy(*x)) or losses[-1])
+    short, data = replace(CPU, epochs=2, lr=0.01), image_sets.load("digits").subset(640, 100)
+    assert len(task_3.ordinary_loop(short, data)) == 2
+    ours = grid.run(short, Cell("Full precision", 32), data)
+    assert len(losses) == 20
+    assert sum(x.item() for x in losses[:10]) / 10 == pytest.approx(ours[0]["loss"], rel=0.1)
+
+
+def test_noise_has_the_shape_of_images():
+    data = task_3.blank(PROFILES["subset"], 3)
+    assert data.train_x.shape == (192, 3, 32, 32) and data.train_x.dtype == torch.uint8
+    assert 120 < data.train_x.double().mean() < 135 and set(data.train_y.tolist()) == set(range(10))
