@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from quantized_training import SGDA, Cosine, Harmonic, Levels
+from quantized_training import SGDA, Cosine, Harmonic
 from quantized_training.schedules import Constant, Geometric
 
 from ..claims import printed
+from ..methods import BINARY
 from ..results import Row
 from ..runner import Experiment
 from ..statistics import spread
@@ -16,7 +17,6 @@ from ..tasks.ensembles import methods, train
 
 SEEDS = 256
 NEAR = 0.005  # "near": share of seeds whose loss lies this close to the printed one
-BINARY = Levels.binary()
 DATA = {
     "sd 0.1": {},
     "sd 0.1, standardised": {"standardised": True},

@@ -21,8 +21,9 @@ from torch.nn.functional import softplus
 
 from quantized_training.levels import Levels
 
+from ..methods import BINARY
 from . import ensembles
-from .ensembles import BINARY, draw_order, methods
+from .ensembles import draw_order, methods
 
 SAMPLES, TEST_SAMPLES, HIDDEN, BATCH, EPOCHS = 2000, 200, 3, 100, 25
 

@@ -19,8 +19,9 @@ from quantized_training.methods import SGDA, ASkew, BinaryConnect, FullPrecision
 from quantized_training.optimizer import QuantizedOptimizer
 from quantized_training.schedules import Linear
 
+from ..methods import BINARY
 from . import moons
-from .ensembles import BINARY, draw_order, rounding_noise
+from .ensembles import draw_order, rounding_noise
 
 HIDDEN, SAMPLES, TEST_SAMPLES, BATCH, EPOCHS = 3, 2000, 200, 100, 50
 MOMENTUM, BN_EPS = 0.15, 1e-4  # of the batch normalisation

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantized_training.constraints import PHI, PSI, Constraint
+from quantized_training.constraints import PHI, Constraint
 from quantized_training.levels import Levels
 from quantized_training.methods import skewed_velocity
 
@@ -103,7 +103,7 @@ class Rule:
     @property
     def kappa(self) -> float:
         """Least push per distance: alpha for (22), alpha/2 for (19)."""
-        return self.alpha / 2 if self.constraint is PSI else self.alpha
+        return self.alpha / self.constraint.degree
 
     @property
     def e(self) -> float:

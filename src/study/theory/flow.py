@@ -27,7 +27,7 @@ def push_flow(
     u, h, beyond = _geometry(start, levels)
     violation = (-constraint.value(start, levels, epsilon)).clamp_min(0)
     grown = epsilon + violation * torch.exp(-alpha * times.reshape(*times.shape, *[1] * start.ndim))
-    reach = grown.sqrt() if constraint is PSI else grown
+    reach = grown ** (1 / constraint.degree)
     inside = (h * h - reach).clamp_min(0).sqrt()
     outer = start - beyond + beyond.sign() * reach
     moved = torch.where(beyond == 0, start - u + torch.where(u < 0, -inside, inside), outer)

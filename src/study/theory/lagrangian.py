@@ -16,6 +16,8 @@ from torch import Tensor
 from quantized_training.constraints import PHI, pieces, pieces_derivative
 from quantized_training.levels import Levels
 
+from .convergence import boxes
+
 
 def primal_function(
     loss: Tensor, w: Tensor, levels: Levels, epsilon: float, bound: float, ball: bool = False
@@ -53,8 +55,7 @@ def kkt_residual(w: Tensor, grad: Tensor, levels: Levels, epsilon: float) -> Ten
     grad + N_C, capped by the room that is left up to the edge ahead; at an infeasible w it is at least the distance to the
     interval. So it counts both and is continuous in the cell, unlike the uncapped distance, which jumps to 0 on an edge.
     """
-    PHI.check_epsilon(epsilon, levels)
-    low, high = w.new_tensor(PHI.feasible_intervals(levels, epsilon))[levels.cell(w)].unbind(-1)
+    low, high = boxes(w, levels, epsilon, PHI)
     return (w - (w - grad).clamp(low, high)).abs()
 
 
