@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -15,6 +16,7 @@ import torch
 from quantized_training import layers
 
 from . import results
+from .statistics import plus_minus
 from .vision import grid, sweep
 from .vision.distributed import distributed, place
 from .vision.grid import Cell, Profile
@@ -96,8 +98,8 @@ def lines(profile: Profile, cells: Sequence[Cell], folder: Path) -> list[tuple[s
         scores = []
         for kind in ("latent_accuracy", "quantised_accuracy"):
             x = [100 * float(row[kind]) for row in last]
-            spread = f" ± {statistics.stdev(x):.2f}" if len(x) > 1 else ""
-            scores.append(f"{statistics.fmean(x):.2f}{spread}" if x else "-")
+            sd = statistics.stdev(x) if len(x) > 1 else math.nan
+            scores.append(plus_minus(statistics.fmean(x), sd, 2) if x else "-")
         seeds = [(state, [str(c.seed) for c in group if states[c] == state]) for state in sweep.STATES]
         words = "; ".join(f"{len(which)} {state}: {' '.join(which)}" for state, which in seeds if which)
         found.append((*map(str, about), *scores, words))

@@ -9,6 +9,11 @@ import numpy as np
 from scipy import stats
 
 
+def plus_minus(mean: float, sd: float, digits: int = 4) -> str:
+    """A mean and what lies around it in words, e.g. 0.6931 ± 0.0120; the mean alone where the other is NaN (one seed)."""
+    return f"{mean:.{digits}f}" + ("" if math.isnan(sd) else f" ± {sd:.{digits}f}")
+
+
 @dataclass(frozen=True)
 class Summary:
     """Mean over seeds with its 95 % confidence interval, the standard deviation and the central 95 % of the seeds."""
@@ -20,7 +25,7 @@ class Summary:
     central: tuple[float, float]
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ± {self.sd:.4f}"
+        return plus_minus(self.mean, self.sd)
 
     def z(self, value: float) -> float:
         """How many standard deviations a number lies above the mean; inf where all seeds agree on another number."""
