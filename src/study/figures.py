@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -71,26 +72,63 @@ def rounded(values, digits: int = 4) -> list:
     return np.vectorize(lambda v: None if np.isnan(v) else float(f"{v:.{digits}g}"), otypes=[object])(a).tolist()
 
 
-def figure(alt: str, data: Iterable = (), **layout) -> go.Figure:
-    """A figure with the text alternative that every figure of the book must carry, and the book's plain look."""
-    look = {
-        "template": "none",
-        "margin": {"l": 60, "r": 20, "t": 40, "b": 50},
-        "height": 420,
-        "hovermode": "closest",
-        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
-    }
-    fig = go.Figure(data=list(data), layout={**look, **layout, "meta": {"alt": alt}})
-    if "title" in layout:
-        fig.update_layout(title={"y": 0.98, "yanchor": "top"}, margin_t=80)
-    fig.update_xaxes(showgrid=True, zeroline=False, automargin=True)
-    fig.update_yaxes(showgrid=True, zeroline=False, automargin=True)
-    return fig
+def plain(values, digits: int = 4) -> list:
+    """Numbers rounded as by `rounded`; anything else, such as words on an axis, as a list."""
+    a = values if hasattr(values, "dtype") else np.asarray(values, dtype=object)
+    try:
+        return rounded(a, digits)
+    except (TypeError, ValueError):
+        return list(values)
 
 
-def band(x: Sequence, low: Sequence, high: Sequence, colour: str, name: str, **extra) -> go.Scatter:
+# Traces
+
+
+def curve(
+    x: Iterable,
+    y: Iterable,
+    name: str = "",
+    colour: str | None = None,
+    *,
+    method: str | None = None,
+    dash: str = "solid",
+    width: float = 2,
+    digits: int = 4,
+    **extra,
+) -> go.Scatter:
+    """A line through the points (x, y), their numbers rounded to `digits` significant digits (None among them breaks it).
+
+    method: takes colour, dash and, where there is no other, name from METHODS. Without a name it stays out of the legend.
+    extra: further properties of go.Scatter.
+    """
+    look = line(method, width=width) if method else {"color": colour or NEUTRAL, "dash": dash, "width": width}
+    known = {"name": name or method} if name or method else {"showlegend": False}
+    return go.Scatter(x=plain(x, digits), y=plain(y, digits), **{"mode": "lines", "line": look} | known | extra)
+
+
+def points(
+    x: Iterable,
+    y: Iterable,
+    name: str = "",
+    colour: str | Sequence[str] | None = None,
+    *,
+    method: str | None = None,
+    size: float | Sequence[float] = 8,
+    symbol: str | Sequence[str] = "circle",
+    digits: int = 4,
+    marker: Mapping = {},  # noqa: B006  read only
+    **extra,
+) -> go.Scatter:
+    """Markers at (x, y); as `curve` otherwise. marker: further properties of the marker."""
+    colour = METHODS[method][0] if method else colour or NEUTRAL
+    known = {"name": name or method} if name or method else {"showlegend": False}
+    look = {"color": colour, "size": size, "symbol": symbol, **marker}
+    return go.Scatter(x=plain(x, digits), y=plain(y, digits), **{"mode": "markers", "marker": look} | known | extra)
+
+
+def band(x: Sequence, low: Sequence, high: Sequence, colour: str, name: str, digits: int = 4, **extra) -> go.Scatter:
     """A shaded interval around a curve, as one closed trace."""
-    x, low, high = list(x), list(low), list(high)
+    x, low, high = plain(x, digits), plain(low, digits), plain(high, digits)
     return go.Scatter(
         x=x + x[::-1],
         y=high + low[::-1],
@@ -103,6 +141,20 @@ def band(x: Sequence, low: Sequence, high: Sequence, colour: str, name: str, **e
         name=name,
         **extra,
     )
+
+
+def fan(x: Sequence, runs, name: str, colour: str, share: float = 0.8, digits: int = 3, **extra) -> list[go.Scatter]:
+    """The central `share` of the runs (S, T) as a band, and their median over it. Two traces; extra: of both."""
+    a = np.asarray(runs, dtype=float)
+    low, middle, high = np.quantile(a, [(1 - share) / 2, 0.5, (1 + share) / 2], axis=0)
+    shaded = band(x, low, high, colour, f"{name}, {share:.0%} of runs", digits, **extra)
+    return [shaded, curve(x, middle, name, colour, width=2.5, digits=digits, **extra)]
+
+
+def heat(z, x: Sequence | None = None, y: Sequence | None = None, digits: int = 3, **extra) -> go.Heatmap:
+    """A heat map of z (rows: y, columns: x)."""
+    axes = {key: plain(v, digits) for key, v in (("x", x), ("y", y)) if v is not None}
+    return go.Heatmap(z=rounded(z, digits), **axes, **extra)
 
 
 def contours(loss: Callable, x: Sequence[float], y: Sequence[float], count: int = 15, **extra) -> go.Contour:
@@ -122,6 +174,134 @@ def contours(loss: Callable, x: Sequence[float], y: Sequence[float], count: int 
     )
 
 
+def intervals(measured: Mapping[str, Summary], printed: Mapping[str, float] = {}) -> list[go.Scatter]:  # noqa: B006
+    """One row per method: mean and central 95 % of the seeds, and a diamond at the number the paper prints. Two traces."""
+    names = list(measured)
+    bar = {
+        "array": rounded([measured[m].central[1] - measured[m].mean for m in names], 3),
+        "arrayminus": rounded([measured[m].mean - measured[m].central[0] for m in names], 3),
+        "color": NEUTRAL,
+    }
+    ours = points(
+        [measured[m].mean for m in names], names, colour=[METHODS[m][0] for m in names], size=9, name="measured",
+        error_x=bar, hovertemplate="%{y}: %{x:.4f}<extra></extra>", showlegend=False, marker={"symbol": None},
+    )  # fmt: skip
+    rows = [m for m in names if m in printed]
+    theirs = points(
+        [printed[m] for m in rows], rows, "printed in the paper", PRINTED, size=10, symbol="diamond-open", digits=10,
+        marker={"line": {"width": 2}}, hovertemplate="%{y}: printed %{x}<extra></extra>",
+    )  # fmt: skip
+    return [ours, theirs]
+
+
+# Figures
+
+
+def figure(
+    alt: str,
+    data: Iterable | Mapping[str, Iterable] = (),
+    columns: int | None = None,
+    subplots: Mapping = {},  # noqa: B006  read only
+    **layout,
+) -> go.Figure:
+    """A figure with the text alternative that every figure of the book must carry, and the book's plain look.
+
+    data: traces; or for panels beside each other title -> traces, in rows of `columns` panels (default: one row); panel
+    number k = 1, 2, ... has the axes xaxis, yaxis; xaxis2, yaxis2; and so on. subplots: further arguments of make_subplots.
+    """
+    look = {
+        "template": "none",
+        "margin": {"l": 60, "r": 20, "t": 40, "b": 50},
+        "height": 420,
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+    }
+    if isinstance(data, Mapping):
+        columns = columns or len(data)
+        titles = [title.strip() for title in data]
+        fig = make_subplots(-(-len(data) // columns), columns, subplot_titles=titles, **subplots)
+        for k, traces in enumerate(data.values(), start=1):
+            fig.add_traces([on(trace, k) for trace in traces])
+    else:
+        fig = go.Figure(data=list(data))
+    fig.update_layout({**look, **layout, "meta": {"alt": alt}})
+    if "title" in layout:
+        fig.update_layout(title={"y": 0.98, "yanchor": "top"}, margin_t=80)
+    fig.update_xaxes(showgrid=True, zeroline=False, automargin=True)
+    fig.update_yaxes(showgrid=True, zeroline=False, automargin=True)
+    return fig
+
+
+def on(trace, panel: int):
+    """The trace, drawn in panel number 1, 2, ... of a figure with panels."""
+    number = "" if panel == 1 else str(panel)
+    return trace.update(xaxis=f"x{number}", yaxis=f"y{number}")
+
+
+def rule(fig: go.Figure, x: float | None = None, y: float | None = None, text: str = "", **extra) -> go.Figure:
+    """A thin dotted reference line at x or at y, with a word beside it. extra: line (its properties), row, col, and
+    annotation_... as for plotly's add_vline and add_hline."""
+    look = {"color": NEUTRAL, "dash": "dot", "width": 1} | extra.pop("line", {})
+    words = {"annotation_text": text} if text else {}
+    if x is not None:
+        return fig.add_vline(x=x, line=look, **words, **extra)
+    return fig.add_hline(y=y, line=look, **words, **extra)
+
+
+# Views
+
+
+def switch(
+    fig: go.Figure, name: str, views: Mapping[str, Iterable | tuple[Iterable, Mapping]], active: int | str = 0
+) -> go.Figure:
+    """A menu that shows one of several sets of traces: label -> traces, or (traces, changes of the layout).
+
+    The traces are added to the figure; what it has already stays. A view without traces changes the layout alone. A trace
+    whose `visible` is "legendonly" is so whenever its view is chosen. Several menus stand beside each other.
+    """
+    labels = list(views)
+    active = labels.index(active) if isinstance(active, str) else active
+    split = {label: view if isinstance(view, tuple) else (view, {}) for label, view in views.items()}
+    first, owners, shown = len(fig.data), [], []
+    for label, (traces, _) in split.items():
+        for trace in traces:
+            owners.append(label)
+            shown.append(True if trace.visible is None else trace.visible)
+            fig.add_trace(trace.update(visible=shown[-1] if label == labels[active] else False))
+    where = list(range(first, first + len(owners)))
+    options = {}
+    for label, (_, layout) in split.items():
+        mask = [see if owner == label else False for owner, see in zip(owners, shown, strict=True)]
+        options[label] = ({"visible": mask}, dict(layout), where) if where else ({}, dict(layout))
+    fig.update_layout({k: v for k, v in split[labels[active]][1].items()})
+    return add_menu(fig, name, options, active)
+
+
+def scrub(
+    fig: go.Figure, prefix: str, frames: Mapping[str, Sequence], active: int = 0, redraw: bool = False
+) -> go.Figure:
+    """A slider over `frames`: label -> traces, as many in each. The active ones are added to the figure; a frame keeps of
+    its traces what differs between frames. redraw: for heat maps."""
+    first, labels = len(fig.data), list(frames)
+    made = {label: [trace.to_plotly_json() for trace in traces] for label, traces in frames.items()}
+    fig.add_traces(frames[labels[active]])
+    count = len(made[labels[0]])
+    changing = [
+        {
+            k
+            for label in labels
+            for k in made[label][i]
+            if any(made[label][i].get(k) != made[o][i].get(k) for o in labels)
+        }
+        for i in range(count)
+    ]
+    slim = {
+        label: [{"type": t["type"]} | {k: t[k] for k in changing[i] if k in t} for i, t in enumerate(traces)]
+        for label, traces in made.items()
+    }
+    return add_slider(fig, slim, prefix, active, redraw, range(first, first + count))
+
+
 def add_slider(
     fig: go.Figure,
     frames: Mapping[str, Sequence],
@@ -132,7 +312,7 @@ def add_slider(
 ) -> go.Figure:
     """Scrub through `frames` (label -> traces that replace `traces`, by default the first ones); `redraw` for heatmaps.
 
-    The figure's own traces should already show frame number `active`.
+    The figure's own traces should already show frame number `active`; `scrub` sees to that.
     """
     fig.frames = [
         go.Frame(name=label, data=list(data), traces=list(traces) if traces is not None else list(range(len(data))))
@@ -146,8 +326,9 @@ def add_slider(
     return fig
 
 
-def add_menu(fig: go.Figure, name: str, options: Mapping[str, tuple[dict, dict]], active: int = 0) -> go.Figure:
-    """A choice: label -> (changes of the traces, changes of the layout). Several menus stand beside each other."""
+def add_menu(fig: go.Figure, name: str, options: Mapping[str, tuple], active: int = 0) -> go.Figure:
+    """A choice: label -> (changes of the traces, changes of the layout), and the numbers of the traces where not all are
+    meant. Several menus stand beside each other. `switch` shows one of several sets of traces."""
     menus = list(fig.layout.updatemenus or ())
     buttons = [{"label": label, "method": "update", "args": list(change)} for label, change in options.items()]
     menus.append(
@@ -157,42 +338,7 @@ def add_menu(fig: go.Figure, name: str, options: Mapping[str, tuple[dict, dict]]
     return fig
 
 
-def add_intervals(
-    fig: go.Figure,
-    measured: Mapping[str, Summary],
-    printed: Mapping[str, float],
-    visible: bool = True,
-    **where,
-) -> go.Figure:
-    """One row per method: mean and central 95 % of the seeds, and a diamond at the number the paper prints. Two traces.
-
-    where: row and col of a figure with subplots.
-    """
-    names = list(measured)
-    mean = [measured[m].mean for m in names]
-    bar = {
-        "array": rounded([measured[m].central[1] - measured[m].mean for m in names], 3),
-        "arrayminus": rounded([measured[m].mean - measured[m].central[0] for m in names], 3),
-        "color": NEUTRAL,
-    }
-    fig.add_trace(
-        go.Scatter(
-            x=rounded(mean), y=names, mode="markers", name="measured", visible=visible, error_x=bar,
-            marker={"size": 9, "color": [METHODS[m][0] for m in names]},
-            hovertemplate="%{y}: %{x:.4f}<extra></extra>", showlegend=False,
-        ),
-        **where,
-    )  # fmt: skip
-    rows = [m for m in names if m in printed]
-    fig.add_trace(
-        go.Scatter(
-            x=[printed[m] for m in rows], y=rows, mode="markers", name="printed in the paper", visible=visible,
-            marker={"size": 10, "symbol": "diamond-open", "color": PRINTED, "line": {"width": 2}},
-            hovertemplate="%{y}: printed %{x}<extra></extra>",
-        ),
-        **where,
-    )  # fmt: skip
-    return fig
+# Tables
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence], caption: str) -> HTML:
