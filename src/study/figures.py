@@ -14,10 +14,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .statistics import Summary, compare
+
 if TYPE_CHECKING:
     from IPython.display import HTML
-
-    from .statistics import Summary
 
 #: name -> (colour, dash). The colours keep a contrast of at least 3 to 1 on the light and on the dark page.
 METHODS: dict[str, tuple[str, str]] = {
@@ -73,7 +73,9 @@ def rounded(values, digits: int = 4) -> list:
 
 
 def plain(values, digits: int = 4) -> list:
-    """Numbers rounded as by `rounded`; anything else, such as words on an axis, as a list."""
+    """Numbers rounded as by `rounded`; anything else, such as words on an axis or whole numbers, as a list."""
+    if np.asarray(values).dtype.kind in "iu":
+        return np.asarray(values).tolist()
     a = values if hasattr(values, "dtype") else np.asarray(values, dtype=object)
     try:
         return rounded(a, digits)
@@ -137,10 +139,25 @@ def band(x: Sequence, low: Sequence, high: Sequence, colour: str, name: str, dig
         fillcolor=faded(colour),
         line={"width": 0},
         hoverinfo="skip",
-        showlegend=False,
         name=name,
-        **extra,
+        **{"showlegend": False} | extra,
     )
+
+
+def rectangles(boxes: Sequence[Sequence[float]], colour: str, name: str, opacity: float = 0.2, **extra) -> go.Scatter:
+    """Filled boxes (left, right, bottom, top) as one trace."""
+    x = [value for a, b, _, _ in boxes for value in (a, b, b, a, a, None)]
+    y = [value for _, _, c, d in boxes for value in (c, c, d, d, c, None)]
+    look = {"fill": "toself", "fillcolor": faded(colour, opacity), "line": {"width": 0}, "hoverinfo": "skip"}
+    return curve(x, y, name, **look | extra)
+
+
+def segments(
+    ends: Sequence[Sequence[Sequence[float]]], name: str = "", colour: str | None = None, **extra
+) -> go.Scatter:
+    """Straight lines from (x, y) to (x, y), a pair of points for each, as one trace; as `curve` otherwise."""
+    x, y = ([value for a, b in ends for value in (a[i], b[i], None)] for i in (0, 1))
+    return curve(x, y, name, colour, **{"hoverinfo": "skip"} | extra)
 
 
 def fan(x: Sequence, runs, name: str, colour: str, share: float = 0.8, digits: int = 3, **extra) -> list[go.Scatter]:
@@ -149,6 +166,56 @@ def fan(x: Sequence, runs, name: str, colour: str, share: float = 0.8, digits: i
     low, middle, high = np.quantile(a, [(1 - share) / 2, 0.5, (1 + share) / 2], axis=0)
     shaded = band(x, low, high, colour, f"{name}, {share:.0%} of runs", digits, **extra)
     return [shaded, curve(x, middle, name, colour, width=2.5, digits=digits, **extra)]
+
+
+def average(x: Sequence, runs, method: str, shaded: Mapping = {}, **extra) -> list[go.Scatter]:  # noqa: B006  read only
+    """The central 95 % of the runs (T, S) of a method as a band, and their mean. Two traces that the legend shows and hides
+    together; extra: of both, `shaded`: of the band alone."""
+    a = np.asarray(runs, dtype=float)
+    low, high = np.quantile(a, [0.025, 0.975], axis=1)
+    both = {"legendgroup": method, **extra}
+    words = f"{method}<br>step %{{x}}: %{{y:.4f}}<extra></extra>"
+    mean = curve(x, a.mean(1), method=method, **{"hovertemplate": words} | both)
+    return [band(x, low, high, METHODS[method][0], method, 3, **both | dict(shaded)), mean]
+
+
+def bars(x: Sequence, y: Sequence, name: str = "", colour: str | None = None, *, method: str | None = None, **extra) -> go.Bar:
+    """Bars of heights y at x; name, colour and method as for `curve`. extra: further properties of go.Bar."""
+    known = {"name": name or method} if name or method else {"showlegend": False}
+    colour = METHODS[method][0] if method else colour or NEUTRAL
+    return go.Bar(x=plain(x), y=plain(y), **{"marker": {"color": colour}} | known | extra)
+
+
+def histogram(values, edges, name: str = "", colour: str | None = None, **extra) -> go.Bar:
+    """How many of the values lie between neighbouring edges, as `bars`; those outside are not counted."""
+    edges = np.asarray(edges)
+    counts, _ = np.histogram(np.asarray(values), edges)
+    return bars((edges[1:] + edges[:-1]) / 2, counts, name, colour, **extra)
+
+
+def whiskers(middle, low, high, colour: str | None = NEUTRAL) -> dict:
+    """Error bars from low to high around middle, each (N,), e.g. curve(error_y=whiskers(...)); None: in the trace's colour."""
+    middle, low, high = (np.asarray(v, dtype=float) for v in (middle, low, high))
+    return {"array": rounded(high - middle, 3), "arrayminus": rounded(middle - low, 3), "color": colour}
+
+
+def wins(values: Mapping[str, Sequence[float]]) -> go.Heatmap:
+    """Share of seeds on which the row has the smaller value than the column, paired by seed; ties and losses on hover.
+
+    values: name -> one number per seed."""
+    names = list(values)
+    pairs = [[None if a == b else compare(values[a], values[b]) for b in names] for a in names]
+    return go.Heatmap(
+        x=names,
+        y=names,
+        z=[[None if p is None else round(p.wins, 3) for p in row] for row in pairs],
+        text=[["" if p is None else str(p) for p in row] for row in pairs],
+        zmin=0,
+        zmax=1,
+        colorscale="Blues",
+        hovertemplate="%{y} against %{x}<br>%{text}<extra></extra>",
+        colorbar={"thickness": 12},
+    )
 
 
 def heat(z, x: Sequence | None = None, y: Sequence | None = None, digits: int = 3, **extra) -> go.Heatmap:
@@ -177,13 +244,10 @@ def contours(loss: Callable, x: Sequence[float], y: Sequence[float], count: int 
 def intervals(measured: Mapping[str, Summary], printed: Mapping[str, float] = {}) -> list[go.Scatter]:  # noqa: B006
     """One row per method: mean and central 95 % of the seeds, and a diamond at the number the paper prints. Two traces."""
     names = list(measured)
-    bar = {
-        "array": rounded([measured[m].central[1] - measured[m].mean for m in names], 3),
-        "arrayminus": rounded([measured[m].mean - measured[m].central[0] for m in names], 3),
-        "color": NEUTRAL,
-    }
+    middle = [measured[m].mean for m in names]
+    bar = whiskers(middle, *zip(*(measured[m].central for m in names), strict=True))
     ours = points(
-        [measured[m].mean for m in names], names, colour=[METHODS[m][0] for m in names], size=9, name="measured",
+        middle, names, colour=[METHODS[m][0] for m in names], size=9, name="measured",
         error_x=bar, hovertemplate="%{y}: %{x:.4f}<extra></extra>", showlegend=False, marker={"symbol": None},
     )  # fmt: skip
     rows = [m for m in names if m in printed]
@@ -236,6 +300,11 @@ def on(trace, panel: int):
     """The trace, drawn in panel number 1, 2, ... of a figure with panels."""
     number = "" if panel == 1 else str(panel)
     return trace.update(xaxis=f"x{number}", yaxis=f"y{number}")
+
+
+def decades(title: str, dtick: float = 1, **extra) -> dict:
+    """A logarithmic axis with its ticks at powers of ten."""
+    return {"title": title, "type": "log", "exponentformat": "power", "dtick": dtick, **extra}
 
 
 def rule(fig: go.Figure, x: float | None = None, y: float | None = None, text: str = "", **extra) -> go.Figure:
@@ -300,6 +369,21 @@ def scrub(
         for label, traces in made.items()
     }
     return add_slider(fig, slim, prefix, active, redraw, range(first, first + count))
+
+
+def swap(fig: go.Figure, name: str, views: Mapping[str, Sequence], active: int | str = 0) -> go.Figure:
+    """A menu over states of the same traces: label -> traces, as many in each. The active ones are added to the figure; an
+    option changes of its traces what differs between the states. For sets of traces that have little in common: `switch`."""
+    labels, first = list(views), len(fig.data)
+    active = labels.index(active) if isinstance(active, str) else active
+    made = [[trace.to_plotly_json() for trace in traces] for traces in views.values()]
+    fig.add_traces(views[labels[active]])
+    keys = sorted({key for traces in made for trace in traces for key in trace})
+    columns = {key: [[trace.get(key) for trace in traces] for traces in made] for key in keys}
+    changing = [key for key, states in columns.items() if any(state != states[0] for state in states)]
+    where = list(range(first, len(fig.data)))
+    options = {label: ({key: columns[key][i] for key in changing}, {}, where) for i, label in enumerate(labels)}
+    return add_menu(fig, name, options, active)
 
 
 def add_slider(

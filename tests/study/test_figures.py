@@ -1,5 +1,6 @@
 """The plotly vocabulary: rounding, styles, sliders and menus as the book's browser side expects them, tables."""
 
+import json
 import re
 
 import numpy as np
@@ -55,10 +56,9 @@ def test_slider_and_menu_as_the_browser_side_reads_them():
 
 def test_intervals_show_the_central_95_percent_and_the_printed_number():
     values = np.linspace(0, 1, 1001)
-    fig = fg.add_intervals(
-        fg.figure("x"), {"ASkewSGD": summarise(values), "Full precision": summarise(values)}, {"ASkewSGD": 0.7}
+    measured, printed = fg.intervals(
+        {"ASkewSGD": summarise(values), "Full precision": summarise(values)}, {"ASkewSGD": 0.7}
     )
-    measured, printed = fig.data
     assert list(measured.y) == ["ASkewSGD", "Full precision"]
     assert measured.x[0] == pytest.approx(0.5)
     assert measured.error_x.array[0] == pytest.approx(0.475)
@@ -72,3 +72,28 @@ def test_tables_escape_their_cells():
     assert '<th scope="row">' in markup
     assert 'aria-label="of &quot;things&quot;"' in markup
     assert len(re.findall("<tr>", markup)) == 2
+
+
+def test_boxes_and_lines_break_between_their_pieces():
+    boxes = fg.rectangles([(0, 1, 2, 3), (4, 5, 6, 7)], "#2f7fd1", "box")
+    assert list(boxes.x) == [0, 1, 1, 0, 0, None, 4, 5, 5, 4, 4, None]
+    assert list(boxes.y) == [2, 2, 3, 3, 2, None, 6, 6, 7, 7, 6, None]
+    lines = fg.segments([((0, 1), (2, 3)), ((4, 5), (6, 7))], "lines")
+    assert (list(lines.x), list(lines.y)) == ([0, 2, None, 4, 6, None], [1, 3, None, 5, 7, None])
+
+
+def test_swap_changes_what_differs_of_its_own_traces():
+    fig = fg.figure("x", [fg.curve([0, 1], [9, 9], "fixed")])
+    fg.swap(
+        fig, "State", {s: [fg.curve([0, 1], [i, 1], "a"), fg.curve([0, 1], [2, 2], s)] for i, s in enumerate("uv")}, "v"
+    )
+    assert [trace.name for trace in fig.data] == ["fixed", "a", "v"]
+    first, second = (b["args"] for b in json.loads(fig.to_json())["layout"]["updatemenus"][0]["buttons"])
+    assert first == [{"name": ["a", "u"], "y": [[0, 1], [2, 2]]}, {}, [1, 2]]
+    assert second == [{"name": ["a", "v"], "y": [[1, 1], [2, 2]]}, {}, [1, 2]]
+
+
+def test_whole_numbers_are_not_rounded():
+    assert fg.plain(range(12345, 12347)) == [12345, 12346]
+    assert fg.plain(torch.tensor([123456])) == [123456]
+    assert fg.plain([123456, None, 0.5]) == [123500, None, 0.5]
