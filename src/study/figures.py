@@ -371,19 +371,55 @@ def scrub(
     return add_slider(fig, slim, prefix, active, redraw, range(first, first + count))
 
 
-def swap(fig: go.Figure, name: str, views: Mapping[str, Sequence], active: int | str = 0) -> go.Figure:
-    """A menu over states of the same traces: label -> traces, as many in each. The active ones are added to the figure; an
-    option changes of its traces what differs between the states. For sets of traces that have little in common: `switch`."""
+def swap(
+    fig: go.Figure, name: str, views: Mapping[str, Sequence | tuple[Sequence, Mapping]], active: int | str = 0
+) -> go.Figure:
+    """A menu over states of the same traces: label -> traces, as many in each, or (traces, changes of the layout). The active
+    ones are added to the figure; an option changes of its traces what differs between the states. For sets of traces that
+    have little in common: `switch`."""
     labels, first = list(views), len(fig.data)
     active = labels.index(active) if isinstance(active, str) else active
-    made = [[trace.to_plotly_json() for trace in traces] for traces in views.values()]
-    fig.add_traces(views[labels[active]])
+    split = {label: view if isinstance(view, tuple) else (view, {}) for label, view in views.items()}
+    changes = _changes([traces for traces, _ in split.values()])
+    traces, layout = split[labels[active]]
+    fig.add_traces(traces).update_layout(dict(layout))
+    where = list(range(first, len(fig.data)))
+    options = {
+        label: (change, dict(own), where) for change, (label, (_, own)) in zip(changes, split.items(), strict=True)
+    }
+    return add_menu(fig, name, options, active)
+
+
+def _changes(states: Sequence[Sequence]) -> list[dict[str, list]]:
+    """For each state of some traces: property -> its values in all of them, for the properties that differ between states."""
+    made = [[trace.to_plotly_json() for trace in traces] for traces in states]
     keys = sorted({key for traces in made for trace in traces for key in trace})
     columns = {key: [[trace.get(key) for trace in traces] for traces in made] for key in keys}
-    changing = [key for key, states in columns.items() if any(state != states[0] for state in states)]
+    differing = [key for key, values in columns.items() if any(value != values[0] for value in values)]
+    return [{key: columns[key][i] for key in differing} for i in range(len(states))]
+
+
+def cross(
+    fig: go.Figure,
+    menus: Mapping[str, Mapping],
+    draw: Callable[..., Sequence],
+    layouts: Mapping[str, Mapping] = {},  # noqa: B006  read only
+    active: tuple[int, int] = (0, 0),
+) -> go.Figure:
+    """Two menus: the first chooses among sets of traces as `switch` does, the second what they show as `swap` does.
+
+    menus: name -> (label -> value), the two in their order. draw: the traces for a value of each, as many whatever the
+    second. layouts: label of either menu -> changes of the layout. active: the option of each at the start.
+    """
+    (one, rows), (two, columns) = menus.items()
+    states = [[draw(row, column) for row in rows.values()] for column in columns.values()]
+    changes = _changes([[trace for traces in state for trace in traces] for state in states])
+    first = len(fig.data)
+    switch(fig, one, {k: (t, layouts.get(k, {})) for k, t in zip(rows, states[active[1]], strict=True)}, active[0])
     where = list(range(first, len(fig.data)))
-    options = {label: ({key: columns[key][i] for key in changing}, {}, where) for i, label in enumerate(labels)}
-    return add_menu(fig, name, options, active)
+    options = {k: (change, dict(layouts.get(k, {})), where) for k, change in zip(columns, changes, strict=True)}
+    fig.update_layout(dict(layouts.get(list(columns)[active[1]], {})))
+    return add_menu(fig, two, options, active[1])
 
 
 def add_slider(

@@ -97,3 +97,29 @@ def test_whole_numbers_are_not_rounded():
     assert fg.plain(range(12345, 12347)) == [12345, 12346]
     assert fg.plain(torch.tensor([123456])) == [123456]
     assert fg.plain([123456, None, 0.5]) == [123500, None, 0.5]
+
+
+def test_cross_switches_with_the_first_menu_and_changes_the_traces_with_the_second():
+    def draw(run, power):
+        return [fg.curve([0, 1], [run**power, 2], f"run {run}", visible="legendonly" if run == 3 else None)]
+
+    fig = fg.cross(
+        fg.figure("x", [fg.curve([0, 1], [9, 9], "fixed")]),
+        {"Run": {"two": 2, "three": 3}, "Power": {"once": 1, "squared": 2}},
+        draw,
+        {"squared": {"yaxis.title.text": "square"}},
+        active=(1, 1),
+    )
+    assert [list(trace.y) for trace in fig.data] == [[9, 9], [4, 2], [9, 2]]
+    assert [trace.visible for trace in fig.data] == [None, False, "legendonly"]
+    assert fig.layout.yaxis.title.text == "square"
+    run, power = json.loads(fig.to_json())["layout"]["updatemenus"]
+    assert (run["name"], run["active"], power["name"], power["active"]) == ("Run", 1, "Power", 1)
+    assert [b["args"] for b in run["buttons"]] == [
+        [{"visible": [True, False]}, {}, [1, 2]],
+        [{"visible": [False, "legendonly"]}, {}, [1, 2]],
+    ]
+    assert [b["args"] for b in power["buttons"]] == [
+        [{"y": [[2, 2], [3, 2]]}, {}, [1, 2]],
+        [{"y": [[4, 2], [9, 2]]}, {"yaxis.title.text": "square"}, [1, 2]],
+    ]
