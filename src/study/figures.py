@@ -168,6 +168,14 @@ def fan(x: Sequence, runs, name: str, colour: str, share: float = 0.8, digits: i
     return [shaded, curve(x, middle, name, colour, width=2.5, digits=digits, **extra)]
 
 
+def bounded(x: Sequence, y: Sequence, bound: Sequence, name: str, colour: str, word: str = "measured", at: str = "k"):
+    """A curve and, dotted in its colour and without an entry in the legend, its bound. Two traces; word and at: on hover."""
+    words = " %{y:.2g} at " + at + " = %{x}<extra></extra>"
+    dotted = {"dash": "dot", "width": 1.5, "showlegend": False, "hovertemplate": "bound" + words}
+    solid = curve(x, y, name, colour, width=2.5, digits=3, hovertemplate=word + words)
+    return [solid, curve(x, bound, name, colour, digits=3, **dotted)]
+
+
 def average(x: Sequence, runs, method: str, shaded: Mapping = {}, **extra) -> list[go.Scatter]:  # noqa: B006  read only
     """The central 95 % of the runs (T, S) of a method as a band, and their mean. Two traces that the legend shows and hides
     together; extra: of both, `shaded`: of the band alone."""
@@ -179,7 +187,9 @@ def average(x: Sequence, runs, method: str, shaded: Mapping = {}, **extra) -> li
     return [band(x, low, high, METHODS[method][0], method, 3, **both | dict(shaded)), mean]
 
 
-def bars(x: Sequence, y: Sequence, name: str = "", colour: str | None = None, *, method: str | None = None, **extra) -> go.Bar:
+def bars(
+    x: Sequence, y: Sequence, name: str = "", colour: str | None = None, *, method: str | None = None, **extra
+) -> go.Bar:
     """Bars of heights y at x; name, colour and method as for `curve`. extra: further properties of go.Bar."""
     known = {"name": name or method} if name or method else {"showlegend": False}
     colour = METHODS[method][0] if method else colour or NEUTRAL
@@ -224,13 +234,15 @@ def heat(z, x: Sequence | None = None, y: Sequence | None = None, digits: int = 
     return go.Heatmap(z=rounded(z, digits), **axes, **extra)
 
 
-def contours(loss: Callable, x: Sequence[float], y: Sequence[float], count: int = 15, **extra) -> go.Contour:
+def contours(
+    loss: Callable, x: Sequence[float], y: Sequence[float], count: int = 15, digits: int = 3, **extra
+) -> go.Contour:
     """Level curves of `loss` (a function of an array (..., 2) of points) over the grid of x and y, as thin grey lines."""
     grid = np.stack(np.meshgrid(np.asarray(x), np.asarray(y)), axis=-1)
     return go.Contour(
         x=rounded(x),
         y=rounded(y),
-        z=rounded(np.asarray(loss(grid), dtype=float), 3),
+        z=rounded(np.asarray(loss(grid), dtype=float), digits),
         ncontours=count,
         contours={"coloring": "lines"},
         colorscale=[[0, NEUTRAL], [1, NEUTRAL]],
@@ -305,6 +317,15 @@ def on(trace, panel: int):
 def decades(title: str, dtick: float = 1, **extra) -> dict:
     """A logarithmic axis with its ticks at powers of ten."""
     return {"title": title, "type": "log", "exponentformat": "power", "dtick": dtick, **extra}
+
+
+def plane(x: Sequence[float], y: Sequence[float] | None = None, square: bool = True) -> dict[str, dict]:
+    """Layout of a plane of two weights seen from x[0] to x[1] and y[0] to y[1] (default: x): figure(alt, data, **plane(...)).
+    square: a unit is as long on either axis."""
+    first, second = ({"title": f"<i>w</i><sub>{i}</sub>", "range": list(r)} for i, r in ((1, x), (2, y or x)))
+    if square:
+        first, second = first | {"constrain": "domain"}, second | {"constrain": "domain", "scaleanchor": "x"}
+    return {"xaxis": first, "yaxis": second}
 
 
 def rule(fig: go.Figure, x: float | None = None, y: float | None = None, text: str = "", **extra) -> go.Figure:
@@ -422,6 +443,16 @@ def cross(
     return add_menu(fig, two, options, active[1])
 
 
+def choose(fig: go.Figure, name: str, labels: Sequence[str], active: int = 0) -> go.Figure:
+    """A menu over traces that the figure has already, such as those of a slider: of the traces whose `meta` is one of the
+    labels, those of the chosen label are shown."""
+    own = {i: trace.meta for i, trace in enumerate(fig.data) if trace.meta in labels}
+    for i, label in own.items():
+        fig.data[i].visible = label == labels[active]
+    options = {label: ({"visible": [meta == label for meta in own.values()]}, {}, list(own)) for label in labels}
+    return add_menu(fig, name, options, active)
+
+
 def add_slider(
     fig: go.Figure,
     frames: Mapping[str, Sequence],
@@ -461,9 +492,15 @@ def add_menu(fig: go.Figure, name: str, options: Mapping[str, tuple], active: in
 # Tables
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence], caption: str) -> HTML:
-    """A plain accessible table; cells are escaped."""
+def table(header: Sequence[str], rows: Iterable[Sequence], caption: str, formats: Sequence[str] = ()) -> HTML:
+    """A plain accessible table; cells are escaped.
+
+    formats: a format specification for each column, such as ".3f", for what is not a string already.
+    """
     from IPython.display import HTML  # here, so that the package works without IPython
+
+    if formats:
+        rows = [[v if isinstance(v, str) else format(v, f) for v, f in zip(r, formats, strict=True)] for r in rows]
 
     def cell(value) -> str:
         return html.escape(str(value))

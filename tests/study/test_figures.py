@@ -123,3 +123,31 @@ def test_cross_switches_with_the_first_menu_and_changes_the_traces_with_the_seco
         [{"y": [[2, 2], [3, 2]]}, {}, [1, 2]],
         [{"y": [[4, 2], [9, 2]]}, {"yaxis.title.text": "square"}, [1, 2]],
     ]
+
+
+def test_the_columns_of_a_table_have_their_formats_and_strings_stay():
+    shown = fg.table(["n", "value"], [("one", 1 / 3), (2, "none")], "c", ["", ".2f"]).data
+    assert ">0.33<" in shown and ">none<" in shown and ">2<" in shown
+
+
+def test_a_plane_of_two_weights_has_equal_units_unless_told():
+    layout = fg.figure("a", [], **fg.plane([-1, 2], [0, 1])).layout
+    assert (layout.xaxis.range, layout.yaxis.range, layout.yaxis.scaleanchor) == ((-1, 2), (0, 1), "x")
+    assert fg.figure("a", [], **fg.plane([-1, 2], square=False)).layout.yaxis.scaleanchor is None
+
+
+def test_a_menu_over_traces_that_are_there_already():
+    fig = fg.figure("x", [fg.curve([0], [0]), *[fg.points([0], [i], meta="ab"[i % 2]) for i in range(3)]])
+    fg.choose(fig, "Which", ["a", "b"], active=1)
+    assert [trace.visible for trace in fig.data] == [None, False, True, False]
+    args = [b["args"] for b in json.loads(fig.to_json())["layout"]["updatemenus"][0]["buttons"]]
+    assert args == [
+        [{"visible": [True, False, True]}, {}, [1, 2, 3]],
+        [{"visible": [False, True, False]}, {}, [1, 2, 3]],
+    ]
+
+
+def test_a_bound_is_dotted_in_the_colour_of_its_curve():
+    measured, bound = fg.bounded([1, 2], [3, 4], [5, 6], "law", "#2f7fd1", at="T")
+    assert (measured.line.color, measured.line.dash) == (bound.line.color, "solid") and bound.line.dash == "dot"
+    assert bound.showlegend is False and bound.hovertemplate.startswith("bound %{y:.2g} at T")

@@ -38,9 +38,12 @@ def push_flow(
     return torch.where(violation > 0, moved, start)
 
 
-def push_steps(start: Tensor, gammas: Iterable[float], rule: Rule) -> Tensor:
-    """w_(k+1) = w_k + gamma_k v_k where the gradient is 0 everywhere: the weights at steps 0 .. K, shape (K + 1, *start.shape)."""
+def walk(start: Tensor, gammas: Iterable[float], rule: Rule, gradients: Tensor | None = None) -> Tensor:
+    """w_(k+1) = w_k + gamma_k v_k under given gradients (K, *start.shape): the weights at steps 0 .. K, shape (K + 1, ...).
+
+    Without gradients they are 0, and the push acts alone.
+    """
     path, zero = [start], torch.zeros_like(start)
     for k, gamma in enumerate(gammas):
-        path.append(path[-1] + gamma * rule(zero, path[-1], k))
+        path.append(path[-1] + gamma * rule(zero if gradients is None else gradients[k], path[-1], k))
     return torch.stack(path)
