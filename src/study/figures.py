@@ -72,8 +72,10 @@ def rounded(values, digits: int = 4) -> list:
     return np.vectorize(lambda v: None if np.isnan(v) else float(f"{v:.{digits}g}"), otypes=[object])(a).tolist()
 
 
-def plain(values, digits: int = 4) -> list:
-    """Numbers rounded as by `rounded`; anything else, such as words on an axis or whole numbers, as a list."""
+def plain(values, digits: int = 4) -> list | None:
+    """Numbers rounded as by `rounded`; anything else, such as words on an axis or whole numbers, as a list; None as it is."""
+    if values is None:
+        return None
     if np.asarray(values).dtype.kind in "iu":
         return np.asarray(values).tolist()
     a = values if hasattr(values, "dtype") else np.asarray(values, dtype=object)
@@ -87,7 +89,7 @@ def plain(values, digits: int = 4) -> list:
 
 
 def curve(
-    x: Iterable,
+    x: Iterable | None,
     y: Iterable,
     name: str = "",
     colour: str | None = None,
@@ -100,7 +102,7 @@ def curve(
 ) -> go.Scatter:
     """A line through the points (x, y), their numbers rounded to `digits` significant digits (None among them breaks it).
 
-    method: takes colour, dash and, where there is no other, name from METHODS. Without a name it stays out of the legend.
+    x: None for 0, 1, 2, ... method: takes colour, dash and, where there is no other, name from METHODS. Without a name it stays out of the legend.
     extra: further properties of go.Scatter.
     """
     look = line(method, width=width) if method else {"color": colour or NEUTRAL, "dash": dash, "width": width}
@@ -126,6 +128,12 @@ def points(
     known = {"name": name or method} if name or method else {"showlegend": False}
     look = {"color": colour, "size": size, "symbol": symbol, **marker}
     return go.Scatter(x=plain(x, digits), y=plain(y, digits), **{"mode": "markers", "marker": look} | known | extra)
+
+
+def words(x: Iterable, y: Iterable, text: Sequence[str], name: str = "", digits: int = 4, **extra) -> go.Scatter:
+    """Words at (x, y), without an entry in the legend. extra: further properties of go.Scatter."""
+    known = {"mode": "text", "text": list(text), "name": name, "showlegend": False}
+    return go.Scatter(x=plain(x, digits), y=plain(y, digits), **known | extra)
 
 
 def band(x: Sequence, low: Sequence, high: Sequence, colour: str, name: str, digits: int = 4, **extra) -> go.Scatter:
@@ -322,7 +330,7 @@ def decades(title: str, dtick: float = 1, **extra) -> dict:
 def plane(x: Sequence[float], y: Sequence[float] | None = None, square: bool = True) -> dict[str, dict]:
     """Layout of a plane of two weights seen from x[0] to x[1] and y[0] to y[1] (default: x): figure(alt, data, **plane(...)).
     square: a unit is as long on either axis."""
-    first, second = ({"title": f"<i>w</i><sub>{i}</sub>", "range": list(r)} for i, r in ((1, x), (2, y or x)))
+    first, second = ({"title": f"<i>w</i><sub>{i}</sub>", "range": plain(r, 3)} for i, r in ((1, x), (2, y or x)))
     if square:
         first, second = first | {"constrain": "domain"}, second | {"constrain": "domain", "scaleanchor": "x"}
     return {"xaxis": first, "yaxis": second}
@@ -443,13 +451,20 @@ def cross(
     return add_menu(fig, two, options, active[1])
 
 
-def choose(fig: go.Figure, name: str, labels: Sequence[str], active: int = 0) -> go.Figure:
+def choose(
+    fig: go.Figure,
+    name: str,
+    labels: Sequence[str],
+    active: int = 0,
+    layouts: Mapping[str, Mapping] = {},  # noqa: B006  read only
+) -> go.Figure:
     """A menu over traces that the figure has already, such as those of a slider: of the traces whose `meta` is one of the
-    labels, those of the chosen label are shown."""
+    labels, those of the chosen label are shown. layouts: label -> changes of the layout."""
     own = {i: trace.meta for i, trace in enumerate(fig.data) if trace.meta in labels}
     for i, label in own.items():
         fig.data[i].visible = label == labels[active]
-    options = {label: ({"visible": [meta == label for meta in own.values()]}, {}, list(own)) for label in labels}
+    masks = {label: [meta == label for meta in own.values()] for label in labels}
+    options = {label: ({"visible": mask}, dict(layouts.get(label, {})), list(own)) for label, mask in masks.items()}
     return add_menu(fig, name, options, active)
 
 

@@ -151,3 +151,9 @@ def test_a_bound_is_dotted_in_the_colour_of_its_curve():
     measured, bound = fg.bounded([1, 2], [3, 4], [5, 6], "law", "#2f7fd1", at="T")
     assert (measured.line.color, measured.line.dash) == (bound.line.color, "solid") and bound.line.dash == "dot"
     assert bound.showlegend is False and bound.hovertemplate.startswith("bound %{y:.2g} at T")
+
+
+def test_words_stand_at_their_points_and_a_curve_without_x_counts_its_points():
+    words = fg.words([1, 2], [0.5, 0.123456], ["a", "b"])
+    assert (words.mode, words.text, words.y, words.showlegend) == ("text", ("a", "b"), (0.5, 0.1235), False)
+    assert fg.curve(None, [3, 4]).x is None
