@@ -56,6 +56,10 @@ class Comparison:
     losses: float
     confidence: tuple[float, float]  # 95 % Wilson interval of `wins`
 
+    def __str__(self) -> str:
+        low, high = self.confidence
+        return f"wins {self.wins:.1%} ({low:.1%}–{high:.1%}), ties {self.ties:.1%}, losses {self.losses:.1%}"
+
 
 def compare(a, b, tolerance: float = 1e-9) -> Comparison:
     """P(A beats B) from one number per seed each, (S,); differences up to `tolerance` are ties.
@@ -75,6 +79,12 @@ def share(successes) -> tuple[float, tuple[float, float]]:
     x = np.asarray(successes, dtype=bool).ravel()
     interval = stats.binomtest(int(x.sum()), len(x)).proportion_ci(method="wilson")
     return float(x.mean()), (interval.low, interval.high)
+
+
+def percent(successes) -> str:
+    """`share` in words: "12.5% (5.0%–28.1%)"."""
+    p, (low, high) = share(successes)
+    return f"{p:.1%} ({low:.1%}–{high:.1%})"
 
 
 def spread(values) -> dict[str, float]:

@@ -157,3 +157,25 @@ def test_words_stand_at_their_points_and_a_curve_without_x_counts_its_points():
     words = fg.words([1, 2], [0.5, 0.123456], ["a", "b"])
     assert (words.mode, words.text, words.y, words.showlegend) == ("text", ("a", "b"), (0.5, 0.1235), False)
     assert fg.curve(None, [3, 4]).x is None
+
+
+def test_an_average_is_the_mean_within_the_central_95_percent():
+    shaded, mean = fg.average([0, 1], np.stack([np.arange(1001), np.zeros(1001)]), "ASkewSGD", {"visible": False})
+    assert list(mean.y) == [500, 0]
+    assert list(shaded.y) == [975, 0, 0, 25]
+    assert (shaded.legendgroup, shaded.visible, mean.visible) == (mean.legendgroup, False, None)
+
+
+def test_a_histogram_counts_between_its_edges():
+    bar = fg.histogram(torch.tensor([0.1, 0.2, 1.5, 9.0]), [0, 1, 2], "losses")
+    assert (list(bar.x), list(bar.y), bar.name) == ([0.5, 1.5], [2, 1], "losses")
+
+
+def test_whiskers_reach_from_low_to_high():
+    assert fg.whiskers([1.0], [0.5], [3.0]) == {"array": [2.0], "arrayminus": [0.5], "color": fg.NEUTRAL}
+
+
+def test_wins_are_paired_and_the_row_has_the_smaller_value():
+    heat = fg.wins({"a": [1, 2, 3, 4], "b": [2, 2, 5, 1]})
+    assert [list(row) for row in heat.z] == [[None, 0.5], [0.25, None]]
+    assert heat.text[0][1].startswith("wins 50.0%") and heat.text[0][0] == ""

@@ -10,7 +10,7 @@ from scipy import stats
 from study.claims import printed
 from study.figures import METHODS
 from study.speed import bench
-from study.statistics import compare, share, summarise
+from study.statistics import compare, percent, share, summarise
 
 
 def test_summary_against_scipy():
@@ -42,6 +42,7 @@ def test_comparison_counts_wins_ties_and_losses():
     c = compare([1, 2, 3, 4], [2, 2, 3.5, 1])
     assert (c.wins, c.ties, c.losses) == (0.5, 0.25, 0.25)
     assert c.confidence == pytest.approx((0.1500, 0.8500), abs=1e-4)  # Wilson's interval for 2 of 4
+    assert str(c) == "wins 50.0% (15.0%–85.0%), ties 25.0%, losses 25.0%"
     with pytest.raises(ValueError, match="same seeds"):
         compare([1, 2], [1, 2, 3])
 
@@ -51,6 +52,7 @@ def test_share_is_wilsons_interval():
     z2 = stats.norm.ppf(0.975) ** 2
     assert p == high == 1
     assert low == pytest.approx(256 / (256 + z2))
+    assert percent([True, False] * 2) == "50.0% (15.0%–85.0%)"
 
 
 def test_the_printed_tables():
