@@ -179,9 +179,10 @@ def fan(x: Sequence, runs, name: str, colour: str, share: float = 0.8, digits: i
 def bounded(x: Sequence, y: Sequence, bound: Sequence, name: str, colour: str, word: str = "measured", at: str = "k"):
     """A curve and, dotted in its colour and without an entry in the legend, its bound. Two traces; word and at: on hover."""
     words = " %{y:.2g} at " + at + " = %{x}<extra></extra>"
+    both = {"digits": 3, "legendgroup": name}
     dotted = {"dash": "dot", "width": 1.5, "showlegend": False, "hovertemplate": "bound" + words}
-    solid = curve(x, y, name, colour, width=2.5, digits=3, hovertemplate=word + words)
-    return [solid, curve(x, bound, name, colour, digits=3, **dotted)]
+    solid = curve(x, y, name, colour, width=2.5, hovertemplate=word + words, **both)
+    return [solid, curve(x, bound, name, colour, **both | dotted)]
 
 
 def average(x: Sequence, runs, method: str, shaded: Mapping = {}, **extra) -> list[go.Scatter]:  # noqa: B006  read only
@@ -451,21 +452,17 @@ def cross(
     return add_menu(fig, two, options, active[1])
 
 
-def choose(
-    fig: go.Figure,
-    name: str,
-    labels: Sequence[str],
-    active: int = 0,
-    layouts: Mapping[str, Mapping] = {},  # noqa: B006  read only
-) -> go.Figure:
-    """A menu over traces that the figure has already, such as those of a slider: of the traces whose `meta` is one of the
-    labels, those of the chosen label are shown. layouts: label -> changes of the layout."""
-    own = {i: trace.meta for i, trace in enumerate(fig.data) if trace.meta in labels}
-    for i, label in own.items():
-        fig.data[i].visible = label == labels[active]
-    masks = {label: [meta == label for meta in own.values()] for label in labels}
-    options = {label: ({"visible": mask}, dict(layouts.get(label, {})), list(own)) for label, mask in masks.items()}
-    return add_menu(fig, name, options, active)
+def choose(fig: go.Figure, name: str, views: Mapping[str, Sequence[str]], active: int = 0) -> go.Figure:
+    """A menu over traces that the figure has already, such as those of a slider: label -> the `meta` of traces to show.
+
+    Of the traces whose `meta` some view names the others are hidden. `switch` for sets of traces that share none.
+    """
+    named = set().union(*views.values())
+    own = {i: trace.meta for i, trace in enumerate(fig.data) if trace.meta in named}
+    masks = {label: [meta in shown for meta in own.values()] for label, shown in views.items()}
+    for i, see in zip(own, list(masks.values())[active], strict=True):
+        fig.data[i].visible = see
+    return add_menu(fig, name, {label: ({"visible": mask}, {}, list(own)) for label, mask in masks.items()}, active)
 
 
 def add_slider(

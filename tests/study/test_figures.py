@@ -138,11 +138,11 @@ def test_a_plane_of_two_weights_has_equal_units_unless_told():
 
 def test_a_menu_over_traces_that_are_there_already():
     fig = fg.figure("x", [fg.curve([0], [0]), *[fg.points([0], [i], meta="ab"[i % 2]) for i in range(3)]])
-    fg.choose(fig, "Which", ["a", "b"], active=1)
+    fg.choose(fig, "Which", {"both": "ab", "one": "b"}, active=1)
     assert [trace.visible for trace in fig.data] == [None, False, True, False]
     args = [b["args"] for b in json.loads(fig.to_json())["layout"]["updatemenus"][0]["buttons"]]
     assert args == [
-        [{"visible": [True, False, True]}, {}, [1, 2, 3]],
+        [{"visible": [True, True, True]}, {}, [1, 2, 3]],
         [{"visible": [False, True, False]}, {}, [1, 2, 3]],
     ]
 
