@@ -196,6 +196,14 @@ def average(x: Sequence, runs, method: str, shaded: Mapping = {}, **extra) -> li
     return [band(x, low, high, METHODS[method][0], method, 3, **both | dict(shaded)), mean]
 
 
+def weights(x: Sequence, path, method: str, width: float = 1.2) -> list[go.Scatter]:
+    """The weights (T, d) of one run against x (T,), each a thin line in the method's colour."""
+    words = [f"w<sub>{i}</sub> %{{y:.3f}}<extra></extra>" for i in range(1, len(path[0]) + 1)]
+    look = {"colour": METHODS[method][0], "width": width, "digits": 3}
+    lines = zip(np.asarray(path).T, words, strict=True)
+    return [curve(x, w, f"weight {i}", hovertemplate=word, **look) for i, (w, word) in enumerate(lines, start=1)]
+
+
 def bars(
     x: Sequence, y: Sequence, name: str = "", colour: str | None = None, *, method: str | None = None, **extra
 ) -> go.Bar:
@@ -331,7 +339,9 @@ def decades(title: str, dtick: float = 1, **extra) -> dict:
 def plane(x: Sequence[float], y: Sequence[float] | None = None, square: bool = True) -> dict[str, dict]:
     """Layout of a plane of two weights seen from x[0] to x[1] and y[0] to y[1] (default: x): figure(alt, data, **plane(...)).
     square: a unit is as long on either axis."""
-    first, second = ({"title": f"<i>w</i><sub>{i}</sub>", "range": plain(r, 3)} for i, r in ((1, x), (2, y or x)))
+    first, second = (
+        {"title": f"<i>w</i><sub>{i}</sub>", "range": plain(r, 3)} for i, r in ((1, x), (2, x if y is None else y))
+    )
     if square:
         first, second = first | {"constrain": "domain"}, second | {"constrain": "domain", "scaleanchor": "x"}
     return {"xaxis": first, "yaxis": second}
@@ -452,17 +462,22 @@ def cross(
     return add_menu(fig, two, options, active[1])
 
 
-def choose(fig: go.Figure, name: str, views: Mapping[str, Sequence[str]], active: int = 0) -> go.Figure:
-    """A menu over traces that the figure has already, such as those of a slider: label -> the `meta` of traces to show.
+def choose(
+    fig: go.Figure, name: str, views: Mapping[str, Sequence[str] | tuple[Sequence[str], Mapping]], active: int = 0
+) -> go.Figure:
+    """A menu over traces that the figure has already, such as those of a slider: label -> the `meta` of traces to show, or
+    (these, changes of the layout).
 
     Of the traces whose `meta` some view names the others are hidden. `switch` for sets of traces that share none.
     """
-    named = set().union(*views.values())
+    split = {label: view if isinstance(view, tuple) else (view, {}) for label, view in views.items()}
+    named = set().union(*(shown for shown, _ in split.values()))
     own = {i: trace.meta for i, trace in enumerate(fig.data) if trace.meta in named}
-    masks = {label: [meta in shown for meta in own.values()] for label, shown in views.items()}
+    masks = {label: [meta in shown for meta in own.values()] for label, (shown, _) in split.items()}
     for i, see in zip(own, list(masks.values())[active], strict=True):
         fig.data[i].visible = see
-    return add_menu(fig, name, {label: ({"visible": mask}, {}, list(own)) for label, mask in masks.items()}, active)
+    options = {label: ({"visible": mask}, dict(split[label][1]), list(own)) for label, mask in masks.items()}
+    return add_menu(fig, name, options, active)
 
 
 def add_slider(
