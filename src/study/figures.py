@@ -434,7 +434,10 @@ def _changes(states: Sequence[Sequence]) -> list[dict[str, list]]:
     """For each state of some traces: property -> its values in all of them, for the properties that differ between states."""
     made = [[trace.to_plotly_json() for trace in traces] for traces in states]
     keys = sorted({key for traces in made for trace in traces for key in trace})
-    columns = {key: [[trace.get(key) for trace in traces] for traces in made] for key in keys}
+    columns = {
+        key: [[trace.get(key, True if key == "visible" else None) for trace in traces] for traces in made]
+        for key in keys
+    }
     differing = [key for key, values in columns.items() if any(value != values[0] for value in values)]
     return [{key: columns[key][i] for key in differing} for i in range(len(states))]
 
@@ -517,6 +520,11 @@ def add_menu(fig: go.Figure, name: str, options: Mapping[str, tuple], active: in
 
 
 # Tables
+
+
+def vector(values: Iterable[float], spec: str = "g") -> str:
+    """ "(1, -1)": the numbers in one format, and no minus before a zero."""
+    return "(" + ", ".join(format(value + 0.0, spec) for value in values) + ")"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence], caption: str, formats: Sequence[str] = ()) -> HTML:

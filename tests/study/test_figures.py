@@ -179,3 +179,8 @@ def test_wins_are_paired_and_the_row_has_the_smaller_value():
     heat = fg.wins({"a": [1, 2, 3, 4], "b": [2, 2, 5, 1]})
     assert [list(row) for row in heat.z] == [[None, 0.5], [0.25, None]]
     assert heat.text[0][1].startswith("wins 50.0%") and heat.text[0][0] == ""
+
+
+def test_vectors_have_no_minus_zero():
+    assert fg.vector([1, -1.5]) == "(1, -1.5)"
+    assert fg.vector(torch.tensor([-0.0, 0.12345]), ".3f") == "(0.000, 0.123)"
