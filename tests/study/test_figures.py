@@ -184,3 +184,9 @@ def test_wins_are_paired_and_the_row_has_the_smaller_value():
 def test_vectors_have_no_minus_zero():
     assert fg.vector([1, -1.5]) == "(1, -1.5)"
     assert fg.vector(torch.tensor([-0.0, 0.12345]), ".3f") == "(0.000, 0.123)"
+
+
+def test_the_weights_of_a_run_are_one_line_each():
+    one, two = fg.weights([0, 1, 2], torch.tensor([[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]), "SGDA")
+    assert (list(one.y), list(two.y), two.name) == ([1, 2, 3], [4, 5, 6], "weight 2")
+    assert one.line.color == fg.METHODS["SGDA"][0]
