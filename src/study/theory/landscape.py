@@ -30,28 +30,26 @@ class Landscape:
 
     def best_corner(self) -> Tensor:
         """The smallest loss of a corner: shape (...)."""
-        return torch.stack([self(c.expand_as(self.target)) for c in CORNERS]).amin(0)
+        return torch.stack([self(c.expand_as(self.target)) for c in CORNERS.to(self.target)]).amin(0)
 
     def level_curve(self, height: float, points: int = 61) -> Tensor:
         """The ellipse on which one loss, with a positive definite H, has the value `height`: shape (2, points)."""
-        angle = torch.linspace(0, 2 * math.pi, points, dtype=torch.float64)
+        angle = torch.linspace(0, 2 * math.pi, points, dtype=self.target.dtype)
         root = torch.linalg.inv(torch.linalg.cholesky(self.hessian)).T  # maps the unit circle to the curve loss = 1/2
         return self.target[:, None] + math.sqrt(2 * height) * root @ torch.stack([angle.cos(), angle.sin()])
 
 
-def landscape() -> Landscape:
+def landscape(dtype: torch.dtype = torch.float64) -> Landscape:
     """The one that the chapters draw: the corner nearest to the minimum, (1, 1), is not the best one, (1, -1)."""
-    return Landscape(
-        torch.tensor([[1, 0.8], [0.8, 1]], dtype=torch.float64), torch.tensor([0.5, 0.2], dtype=torch.float64)
-    )
+    return Landscape(torch.tensor([[1, 0.8], [0.8, 1]], dtype=dtype), torch.tensor([0.5, 0.2], dtype=dtype))
 
 
-def random_landscapes(problems: int, seed: int) -> tuple[Landscape, Tensor]:
+def random_landscapes(problems: int, seed: int, dtype: torch.dtype = torch.float64) -> tuple[Landscape, Tensor]:
     """Losses with correlations uniform in (-0.9, 0.9), scales in (1/2, 3/2), minima in (-1, 1)^2; and a start like that for each."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(problems, *shape, generator=generator, dtype=torch.float64) * (high - low) + low
+        return torch.rand(problems, *shape, generator=generator, dtype=dtype) * (high - low) + low
 
     correlation, scale = uniform(-0.9, 0.9), uniform(0.5, 1.5, 2)
     one = torch.ones_like(correlation)
