@@ -251,6 +251,15 @@ def heat(z, x: Sequence | None = None, y: Sequence | None = None, digits: int = 
     return go.Heatmap(z=rounded(z, digits), **axes, **extra)
 
 
+def regions(z, x: Sequence, y: Sequence, kinds: Mapping[str, str], title: str = "", **extra) -> go.Heatmap:
+    """A map of classes: z (rows: y, columns: x) holds their numbers, kinds: name -> colour, explained below the map."""
+    n = len(kinds)
+    scale = [[edge / n, colour] for i, colour in enumerate(kinds.values()) for edge in (i, i + 1)]
+    bar = {"tickvals": list(range(n)), "ticktext": list(kinds), "tickangle": 0, "thickness": 14}
+    place = {"orientation": "h", "y": -0.18, "yanchor": "top", "title": {"text": title, "side": "top"}}
+    return heat(z, x, y, colorscale=scale, zmin=-0.5, zmax=n - 0.5, colorbar=bar | place, **extra)
+
+
 def contours(
     loss: Callable, x: Sequence[float], y: Sequence[float], count: int = 15, digits: int = 3, **extra
 ) -> go.Contour:

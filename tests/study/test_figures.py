@@ -190,3 +190,9 @@ def test_the_weights_of_a_run_are_one_line_each():
     one, two = fg.weights([0, 1, 2], torch.tensor([[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]), "SGDA")
     assert (list(one.y), list(two.y), two.name) == ([1, 2, 3], [4, 5, 6], "weight 2")
     assert one.line.color == fg.METHODS["SGDA"][0]
+
+
+def test_classes_have_their_colours_in_equal_parts_of_the_scale():
+    shown = fg.regions([[0, 1], [1, 1]], [0, 1], [0, 1], {"no": "#000000", "yes": "#ffffff"})
+    assert [tuple(c) for c in shown.colorscale] == [(0, "#000000"), (0.5, "#000000"), (0.5, "#ffffff"), (1, "#ffffff")]
+    assert (shown.zmin, shown.zmax, list(shown.colorbar.ticktext)) == (-0.5, 1.5, ["no", "yes"])
