@@ -160,6 +160,28 @@ def rectangles(boxes: Sequence[Sequence[float]], colour: str, name: str, opacity
     return curve(x, y, name, **look | extra)
 
 
+def area(polygons: Iterable, colour: str, name: str = "", opacity: float = 0.2, **extra) -> go.Scatter:
+    """Filled polygons, each (N, 2), with their outlines as one trace; an inner one of the opposite direction is a hole."""
+    closed = [np.concatenate([p, p[:1], [[np.nan] * 2]]) for p in map(np.asarray, polygons) if len(p)]
+    x, y = np.concatenate(closed)[:-1].T if closed else ((), ())
+    look = {"fill": "toself", "fillcolor": faded(colour, opacity), "hoverinfo": "skip"}
+    return curve(x, y, name, colour, **look | extra)
+
+
+def arrow(
+    start: Sequence[float], vector: Sequence[float], name: str, colour: str, head: float = 0.07, **extra
+) -> go.Scatter:
+    """An arrow, shaft and head, as one line in a plane of equal units; a very short one is a point."""
+    start, vector = np.asarray(start), np.asarray(vector)
+    tip, length = start + vector, np.linalg.norm(vector)
+    corners = [start, start]
+    if length >= 1e-3:
+        along = vector / length * min(head, length / 2)
+        across = np.array([-along[1], along[0]]) / 2
+        corners = [start, tip, tip - along + across, tip - along - across, tip]
+    return curve(*np.transpose(corners), name, colour, **extra)
+
+
 def segments(
     ends: Sequence[Sequence[Sequence[float]]], name: str = "", colour: str | None = None, **extra
 ) -> go.Scatter:

@@ -196,3 +196,13 @@ def test_classes_have_their_colours_in_equal_parts_of_the_scale():
     shown = fg.regions([[0, 1], [1, 1]], [0, 1], [0, 1], {"no": "#000000", "yes": "#ffffff"})
     assert [tuple(c) for c in shown.colorscale] == [(0, "#000000"), (0.5, "#000000"), (0.5, "#ffffff"), (1, "#ffffff")]
     assert (shown.zmin, shown.zmax, list(shown.colorbar.ticktext)) == (-0.5, 1.5, ["no", "yes"])
+
+
+def test_areas_are_closed_and_arrows_end_at_their_tip():
+    area = fg.area([[(0, 0), (1, 0), (0, 1)], [(5, 5), (6, 5), (5, 6)]], "#000000", "a")
+    assert area.x == (0, 1, 0, 0, None, 5, 6, 5, 5) and area.fill == "toself"
+    assert len(fg.area([np.empty((0, 2))], "#000000").x) == 0
+    arrow = fg.arrow([1, 1], [2, 0], "v", "#000000", head=0.5)
+    assert (arrow.x[0], arrow.y[0]) == (1, 1) and (arrow.x[1], arrow.y[1]) == (3, 1) == (arrow.x[-1], arrow.y[-1])
+    assert sorted(arrow.x[2:4]) == [2.5, 2.5] and sorted(arrow.y[2:4]) == [0.75, 1.25]
+    assert fg.arrow([1, 1], [0, 0], "v", "#000000").x == (1, 1)
