@@ -227,12 +227,20 @@ def weights(x: Sequence, path, method: str, width: float = 1.2) -> list[go.Scatt
 
 
 def bars(
-    x: Sequence, y: Sequence, name: str = "", colour: str | None = None, *, method: str | None = None, **extra
+    x: Sequence,
+    y: Sequence,
+    name: str = "",
+    colour: str | None = None,
+    *,
+    method: str | None = None,
+    digits: int = 4,
+    **extra,
 ) -> go.Bar:
-    """Bars of heights y at x; name, colour and method as for `curve`. extra: further properties of go.Bar."""
+    """Bars of heights y at x; name, colour, method and digits as for `curve`. extra: further properties of go.Bar, such as
+    orientation="h" for bars of lengths x at y."""
     known = {"name": name or method} if name or method else {"showlegend": False}
     colour = METHODS[method][0] if method else colour or NEUTRAL
-    return go.Bar(x=plain(x), y=plain(y), **{"marker": {"color": colour}} | known | extra)
+    return go.Bar(x=plain(x, digits), y=plain(y, digits), **{"marker": {"color": colour}} | known | extra)
 
 
 def histogram(values, edges, name: str = "", colour: str | None = None, **extra) -> go.Bar:

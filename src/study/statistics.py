@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,14 @@ class Summary:
     confidence: tuple[float, float]
     central: tuple[float, float]
 
+    @classmethod
+    def of(cls, row: Mapping) -> Summary:
+        """The summary in a stored row, see `spread`."""
+        n, mean, sd, *ends = (row[k] for k in ("n", "mean", "sd", "low", "high", "central_low", "central_high"))
+        return cls(n, mean, sd, tuple(ends[:2]), tuple(ends[2:]))
+
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ± {self.sd:.4f}"
+        return plus_minus(vars(self))
 
     def z(self, value: float) -> float:
         """How many standard deviations a number lies above the mean; inf where all seeds agree on another number."""
@@ -45,6 +52,17 @@ def summarise(values) -> Summary:
     low, high = np.quantile(x, [0.025, 0.975])
     mean = float(x.mean())
     return Summary(len(x), mean, sd, (mean - half, mean + half), (float(low), float(high)))
+
+
+def plus_minus(of, digits: int = 4, none: str = "–") -> str:
+    """ "mean ± sd" of one number per seed, (S,), or of a row with the columns mean and sd; the mean alone where there is one
+    number; `none` where there is nothing: None, or no number."""
+    if of is None or not len(of):
+        return none
+    if isinstance(of, Mapping):
+        return f"{of['mean']:.{digits}f} ± {of['sd']:.{digits}f}"
+    x = np.asarray(of, dtype=float)
+    return f"{x.mean():.{digits}f}" + (f" ± {x.std(ddof=1):.{digits}f}" if len(x) > 1 else "")
 
 
 @dataclass(frozen=True)

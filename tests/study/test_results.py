@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from study import results
 from study.claims import printed
 from study.figures import METHODS
 from study.speed import bench
-from study.statistics import compare, percent, share, summarise
+from study.statistics import Summary, compare, percent, plus_minus, share, spread, summarise
 
 
 def test_summary_against_scipy():
@@ -95,3 +96,23 @@ def test_the_bench_refuses_more_singles_than_seeds(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--seeds", "2", "--singles", "3"])
     assert "allowed is 1 to --seeds 2" in capsys.readouterr().err
+
+
+def test_plus_minus_in_words():
+    assert plus_minus([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
+    assert plus_minus([2.0], 2) == "2.00"
+    assert plus_minus(np.array([]), none="not run") == "not run" and plus_minus(None) == "–"
+    assert plus_minus({"mean": 0.25, "sd": 0.125}, 3) == "0.250 ± 0.125"
+
+
+def test_a_summary_comes_back_from_its_stored_row():
+    x = np.random.default_rng(1).normal(size=50)
+    assert Summary.of(spread(x)) == summarise(x)
+
+
+def test_rows_are_selected_by_their_columns():
+    rows = [{"task": "I", "bits": 1, "mean": 0.5}, {"task": "I", "bits": 2, "mean": 0.4}]
+    assert results.select(rows, task="I", bits=2) == rows[1:]
+    assert results.select(rows, task="II") == []
+    with pytest.raises(KeyError):
+        results.select(rows, seed=0)
