@@ -130,6 +130,12 @@ def points(
     return go.Scatter(x=plain(x, digits), y=plain(y, digits), **{"mode": "markers", "marker": look} | known | extra)
 
 
+def diamonds(x: Iterable, y: Iterable, name: str = "printed in the paper", size: float = 10, **extra) -> go.Scatter:
+    """Numbers that a source prints, with all their digits; as `points` otherwise."""
+    look = {"size": size, "symbol": "diamond-open", "digits": 10, "marker": {"line": {"width": 2}}}
+    return points(x, y, name, PRINTED, **look, **extra)
+
+
 def words(x: Iterable, y: Iterable, text: Sequence[str], name: str = "", digits: int = 4, **extra) -> go.Scatter:
     """Words at (x, y), without an entry in the legend. extra: further properties of go.Scatter."""
     known = {"mode": "text", "text": list(text), "name": name, "showlegend": False}
@@ -309,6 +315,21 @@ def contours(
     )
 
 
+def zeros(z, x: Sequence, y: Sequence, name: str, colour: str, dash: str = "solid", **extra) -> go.Contour:
+    """The line on which a function is 0, such as a decision boundary; z (rows: y, columns: x) are its values on the grid."""
+    return go.Contour(
+        x=rounded(x),
+        y=rounded(y),
+        z=rounded(z, 2),
+        contours={"start": 0, "end": 0, "size": 1, "coloring": "lines"},
+        colorscale=[[0, colour], [1, colour]],
+        line={"width": 3, "dash": dash},
+        showscale=False,
+        name=name,
+        **{"hovertemplate": name + ": f = %{z}<extra></extra>", **extra},
+    )
+
+
 def intervals(measured: Mapping[str, Summary], printed: Mapping[str, float] = {}) -> list[go.Scatter]:  # noqa: B006
     """One row per method: mean and central 95 % of the seeds, and a diamond at the number the paper prints. Two traces."""
     names = list(measured)
@@ -319,10 +340,8 @@ def intervals(measured: Mapping[str, Summary], printed: Mapping[str, float] = {}
         error_x=bar, hovertemplate="%{y}: %{x:.4f}<extra></extra>", showlegend=False, marker={"symbol": None},
     )  # fmt: skip
     rows = [m for m in names if m in printed]
-    theirs = points(
-        [printed[m] for m in rows], rows, "printed in the paper", PRINTED, size=10, symbol="diamond-open", digits=10,
-        marker={"line": {"width": 2}}, hovertemplate="%{y}: printed %{x}<extra></extra>",
-    )  # fmt: skip
+    words = "%{y}: printed %{x}<extra></extra>"
+    theirs = diamonds([printed[m] for m in rows], rows, hovertemplate=words)
     return [ours, theirs]
 
 

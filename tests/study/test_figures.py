@@ -206,3 +206,10 @@ def test_areas_are_closed_and_arrows_end_at_their_tip():
     assert (arrow.x[0], arrow.y[0]) == (1, 1) and (arrow.x[1], arrow.y[1]) == (3, 1) == (arrow.x[-1], arrow.y[-1])
     assert sorted(arrow.x[2:4]) == [2.5, 2.5] and sorted(arrow.y[2:4]) == [0.75, 1.25]
     assert fg.arrow([1, 1], [0, 0], "v", "#000000").x == (1, 1)
+
+
+def test_printed_numbers_keep_their_digits_and_zeros_have_one_colour():
+    assert list(fg.diamonds([0.123456], ["a"]).x) == [0.123456]
+    line = fg.zeros([[-1, 1.234], [1, 2]], [0, 1], [0, 1], "boundary", "#2f7fd1")
+    assert (line.contours.start, line.contours.end) == (0, 0) and line.z[0][1] == 1.2
+    assert {colour for _, colour in line.colorscale} == {"#2f7fd1"}
