@@ -114,6 +114,11 @@ class Trajectory:
     latent: Tensor
     gradient: Tensor
 
+    def flips(self, levels: Levels = BINARY) -> Tensor:
+        """The share of weights whose nearest level changes in each step: (T, S)."""
+        nearest = levels.nearest(self.latent)
+        return (nearest[1:] != nearest[:-1]).to(self.latent.dtype).mean(-1)
+
 
 Make = Callable[[Ensemble], Method]
 

@@ -177,3 +177,24 @@ def test_noise_has_the_shape_of_images():
     data = task_3.blank(PROFILES["subset"], 3)
     assert data.train_x.shape == (192, 3, 32, 32) and data.train_x.dtype == torch.uint8
     assert 120 < data.train_x.double().mean() < 135 and set(data.train_y.tolist()) == set(range(10))
+
+
+def test_the_end_of_every_seed_of_a_cell():
+    def rows(*accuracies):
+        return [{"quantised_accuracy": x} for x in accuracies]
+
+    records = {
+        Cell("SGDA", 1, seed=0): rows(0.1, 0.5),
+        Cell("SGDA", 1, seed=1): rows(0.2, 0.25),
+        Cell("SGDA", 2): rows(0.9),
+    }
+    assert grid.at_end(records, Cell("SGDA", 1)).tolist() == [50, 25]
+    assert grid.at_end(records, grid.cell("SGDA", 2)).tolist() == [90]
+    assert not len(grid.at_end(records, grid.cell("SGDA", 1, levels="raw")))
+    assert grid.cell("Full precision", 2, levels="raw") == Cell("Full precision", grid.FULL)
+
+
+def test_when_epsilon_falls():
+    assert grid.first_annealed([1.0, 1.0, 0.9, 0.8]) == 2
+    with pytest.raises(ValueError, match="never"):
+        grid.first_annealed([1.0, 1.0])
