@@ -14,38 +14,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from .methods import LINES
 from .statistics import Summary, compare
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
-#: name -> (colour, dash). The colours keep a contrast of at least 3 to 1 on the light and on the dark page.
-METHODS: dict[str, tuple[str, str]] = {
-    "Full precision": ("#7a7a7a", "solid"),
-    "BinaryConnect": ("#c8571b", "solid"),
-    "BinaryConnect (deterministic)": ("#c8571b", "dot"),
-    "Straight-through": ("#b3871a", "solid"),
-    "k-bit straight-through": ("#b3871a", "dot"),
-    "ProxQuant (L1)": ("#2e8b57", "solid"),
-    "ProxQuant (L2)": ("#2e8b57", "dash"),
-    "ProxQuant (squared L2)": ("#2e8b57", "dot"),
-    "ASkewSGD": ("#2f7fd1", "solid"),
-    "Modified ASkewSGD": ("#8a63d2", "solid"),
-    "SGDA (ε = 0.01)": ("#d1495b", "solid"),
-    "SGDA (ε = 0.5)": ("#d1495b", "dash"),
-    "SGDA": ("#d1495b", "dot"),
-    "Muehlebach–Jordan": ("#128c7e", "solid"),
-    "Projected gradient": ("#128c7e", "dash"),
-    "SGD": ("#7a7a7a", "dashdot"),
-    "SGD(M)": ("#7a7a7a", "dash"),
-    "Bop": ("#8a63d2", "dash"),
-    "AdaGrad": ("#b3871a", "dash"),
-    "Adam": ("#d24a43", "solid"),
-    "AMSGrad": ("#c8571b", "dash"),
-    "AdaBound": ("#2e8b57", "longdash"),
-    "AMSBound": ("#128c7e", "dot"),
-    "BAMSProd": ("#3a7bd5", "solid"),
-}
+METHODS = LINES  # name -> (colour, dash); the colours keep a contrast of at least 3 to 1 on the light and on the dark page
 PRINTED = "#c2408f"  # the paper's own numbers
 NEUTRAL = "#7a7a7a"  # floors, levels, reference lines
 
