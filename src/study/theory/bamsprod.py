@@ -15,7 +15,8 @@ import torch
 from scipy.optimize import lsq_linear
 from scipy.signal import lfilter
 
-from quantized_training.adaptive import BAMSProd, Falling, Rising
+from quantized_training.adaptive import BAMSProd
+from quantized_training.schedules import Falling, Rising
 
 OPTIMISERS = ("SGD", "AdaGrad", "Adam", "AMSGrad", "AdaBound", "AMSBound", "BAMSProd")
 
