@@ -1,22 +1,12 @@
-"""Random inputs and the table of methods that several test files share."""
+"""Random inputs and the methods of the common tests, that several test files share."""
+
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
 
-from quantized_training import (
-    PHI,
-    PSI,
-    SGDA,
-    ASkew,
-    BinaryConnect,
-    FullPrecision,
-    Geometric,
-    KBitStraightThrough,
-    Levels,
-    Linear,
-    ProxQuant,
-    StraightThrough,
-)
+from quantized_training import PHI, PSI, Levels
+from study import methods
 from study.theory import reference as ref
 
 DTYPES = (torch.float32, torch.float64)
@@ -64,17 +54,5 @@ def tensor(values, dtype=torch.float64) -> torch.Tensor:
 TERNARY = Levels.ternary()
 INTEGERS = Levels.integers(2)
 
-# name -> a fresh method; the levels are given where the method can take any
-METHODS = {
-    "full": lambda q=TERNARY, **k: FullPrecision(q),
-    "binary_connect": lambda q=TERNARY, **k: BinaryConnect(q, **k),
-    "binary_connect_nearest": lambda q=TERNARY, **k: BinaryConnect(q, stochastic=False),
-    "straight_through": lambda q=TERNARY, **k: StraightThrough(q),
-    "kbit": lambda q=None, **k: KBitStraightThrough(2),
-    "prox_l1": lambda q=TERNARY, **k: ProxQuant(q, Linear(0.05), "l1"),
-    "prox_l2": lambda q=TERNARY, **k: ProxQuant(q, Linear(0.05), "l2"),
-    "prox_squared_l2": lambda q=TERNARY, **k: ProxQuant(q, Linear(0.05), "squared_l2"),
-    "askew_psi": lambda q=TERNARY, **k: ASkew(q, PSI, alpha=0.5, epsilon=Geometric(0.05, 0.8)),
-    "askew_phi": lambda q=TERNARY, **k: ASkew(q, PHI, alpha=0.5, epsilon=Geometric(0.2, 0.8)),
-    "sgda": lambda q=TERNARY, **k: SGDA(q, epsilon=0.1, dual_lr=0.05, dual_max=2.0),
-}
+# name -> a fresh method with ternary levels (k-bit: its own) and the table's settings for tests
+METHODS = {name: partial(row.tested, TERNARY) for name, row in methods.METHODS.items() if row.tested}

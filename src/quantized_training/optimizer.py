@@ -94,12 +94,15 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         state["version"] = p._version
 
     def _descent(self, p: Tensor, latent: Tensor, group: dict) -> Tensor:
-        """What the base optimizer takes for the gradient of p: minus the method's direction."""
-        if type(self.method).direction is Method.direction:
+        """What the base optimizer takes for the gradient of p."""
+        if type(self.method).descent is Method.descent:
             return p.grad
         if p not in self._descents:
             self._descents[p] = torch.empty_like(p.grad)
-        self.method.descent(p.grad, latent.detach(), group["levels"], self.state[p], self._descents[p])
+        for grad, w, out in self._parts(p.grad, latent.detach(), self._descents[p]):
+            found = self.method.descent(grad, w, group["levels"], self.state[p], out)
+            if found is not out:
+                out.copy_(found)
         return self._descents[p]
 
     def _correct(self, p: Tensor, group: dict) -> None:

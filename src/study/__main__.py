@@ -15,14 +15,13 @@ import torch
 from quantized_training import layers
 
 from . import results
-from .console import show
 from .vision import grid, sweep
 from .vision.distributed import distributed, place
 from .vision.grid import Cell, Profile
 from .vision.sweep import slug
 
 METHODS = {slug(name): name for name in grid.METHODS}
-PLACES = {slug(name): name for name in layers.QUANTISE}
+PLACES = {slug(name): name for name in layers.QUANTIZE}
 ABOUT = """\
 Task III: train image classifiers, methods x bits x levels x layers x seeds, and store one row per epoch in
 data/results/task_3_PROFILE.csv. Cells that are stored are not run again. Ctrl-C, and the same command goes on.
@@ -133,9 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sweep.sweep(profile, cells, data=options.data, jobs=jobs, dask=options.dask, device=options.device,
                             folder=folder)  # fmt: skip
             if rank == 0:
-                show(lines(profile, cells, folder))
+                results.show(lines(profile, cells, folder))
                 if (path := folder / f"{sweep.table(profile)}.csv").exists():
-                    print(results.provenance(sweep.table(profile), folder)["about"], path, sep="\n")
+                    print(
+                        results.provenance(sweep.table(profile), folder, sweep.again(profile))["about"], path, sep="\n"
+                    )
     except (OSError, ValueError) as error:  # no data, no connection, a table or checkpoint that is damaged
         print(error, file=sys.stderr)
         return 1

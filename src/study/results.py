@@ -11,13 +11,14 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from quantized_training.files import write_whole
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+SOURCES = Path(__file__).resolve().parents[1]  # of the library and of the study
+DATA = SOURCES.parent / "data"
 
 
 Value = str | int | float
@@ -119,13 +120,18 @@ def hardware(device: str = "cpu") -> str:
     return f"{kind}, {platform.machine()}, {os.cpu_count()} cores"
 
 
-def provenance(name: str, folder: Path | None = None) -> dict:
-    """What made a stored result. Raises FileNotFoundError where there is none, DamagedResults where it cannot be trusted."""
+def code() -> str:
+    """Checksum of the source of the library and of the study."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.rglob("*.py")):
+        digest.update(f"\0{path.relative_to(SOURCES).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def provenance(name: str, folder: Path | None = None, again: str = "") -> dict:
+    """What made a stored result. again: how to make it, in the words of an error; by default `make results`. Raises FileNotFoundError where there is none, DamagedResults where it cannot be trusted."""
     table, record = (_folder(folder) / f"{name}.{kind}" for kind in ("csv", "json"))
-    again = f"`make results ONLY={name}` writes it anew"
-    if name.startswith("task_3_"):  # where finished cells are, which are not overwritten
-        profile = name.removeprefix("task_3_")
-        again = f"remove both files, and `python -m study task3 --profile {profile}` makes them anew"
+    again = again or f"`make results ONLY={name}` writes it anew"
     for path in (table, record):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such result; {again}")
@@ -152,9 +158,9 @@ def read(name: str, folder: Path | None = None) -> list[dict[str, Value]]:
     return [{key: _typed(value) for key, value in row.items()} for row in read_text(name, folder)]
 
 
-def read_text(name: str, folder: Path | None = None) -> list[dict[str, str]]:
+def read_text(name: str, folder: Path | None = None, again: str = "") -> list[dict[str, str]]:
     """The rows of a stored result as they are written. Raises as `provenance` does."""
-    provenance(name, folder)
+    provenance(name, folder, again)
     with open(_folder(folder) / f"{name}.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -173,10 +179,15 @@ def row(name: str, folder: Path | None = None, **where: Value) -> dict[str, Valu
     rows = read(name, folder)
     if unknown := where.keys() - rows[0].keys():
         raise KeyError(f"{name} has no column {', '.join(sorted(unknown))}; it has {', '.join(rows[0])}")
-    found = [r for r in rows if all(r[key] == value for key, value in where.items())]
+    found = select(rows, **where)
     if len(found) != 1:
         raise KeyError(f"{name}: {len(found)} rows with {where}, wanted is one")
     return found[0]
+
+
+def select(rows: Iterable[Row], **where: Value) -> list[Row]:
+    """The rows whose columns have these values, in their order. Raises KeyError for an unknown column."""
+    return [r for r in rows if all(r[key] == value for key, value in where.items())]
 
 
 def source(name: str, folder: Path | None = None) -> str:
@@ -187,3 +198,10 @@ def source(name: str, folder: Path | None = None) -> str:
         f"{seeds + ' seeds; ' if seeds else ''}stored by `{p['command']}`, Python {p['versions']['python']}, torch "
         f"{p['versions']['torch']}, {p['hardware']}, commit {p['commit'][:7]}"
     )
+
+
+def show(table: Sequence[Sequence[str]]) -> None:
+    """Print rows of equally many words in columns that are as wide as their longest word."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())

@@ -24,8 +24,6 @@ from quantized_training.files import write_whole
 from . import results
 from .results import Row, stored
 
-SOURCES = Path(__file__).resolve().parents[1]  # of the library and of the study
-
 
 @dataclass(frozen=True)
 class Experiment:
@@ -37,14 +35,6 @@ class Experiment:
     about: str
     units: Mapping[str, Callable[[], Sequence[Row]]]
     device: str = "cpu"
-
-
-def code() -> str:
-    """Checksum of the source of the library and of the study."""
-    digest = hashlib.sha256()
-    for path in sorted(SOURCES.rglob("*.py")):
-        digest.update(f"\0{path.relative_to(SOURCES).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _run(experiment: Experiment, key: str) -> tuple[str, str, list[dict[str, str]]]:
@@ -75,7 +65,7 @@ def make(
     kept: where finished units wait for the others (default _build/results); those of the same code are not run again. When
     a table is stored its units are removed from there. folder: default data/results.
     """
-    state = code()
+    state = results.code()
     kept = (kept or results.DATA.parent / "_build" / "results") / state
     files = {(e.name, key): kept / e.name / f"{_slug(key)}.json" for e in chosen.values() for key in e.units}
     rows = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,14 @@ class Summary:
     confidence: tuple[float, float]
     central: tuple[float, float]
 
+    @classmethod
+    def of(cls, row: Mapping) -> Summary:
+        """The summary in a stored row, see `spread`."""
+        n, mean, sd, *ends = (row[k] for k in ("n", "mean", "sd", "low", "high", "central_low", "central_high"))
+        return cls(n, mean, sd, tuple(ends[:2]), tuple(ends[2:]))
+
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ± {self.sd:.4f}"
+        return plus_minus(vars(self))
 
     def z(self, value: float) -> float:
         """How many standard deviations a number lies above the mean; inf where all seeds agree on another number."""
@@ -47,6 +54,17 @@ def summarise(values) -> Summary:
     return Summary(len(x), mean, sd, (mean - half, mean + half), (float(low), float(high)))
 
 
+def plus_minus(of, digits: int = 4, none: str = "–") -> str:
+    """ "mean ± sd" of one number per seed, (S,), or of a row with the columns mean and sd; the mean alone where there is one
+    number; `none` where there is nothing: None, or no number."""
+    if of is None or not len(of):
+        return none
+    if isinstance(of, Mapping):
+        return f"{of['mean']:.{digits}f} ± {of['sd']:.{digits}f}"
+    x = np.asarray(of, dtype=float)
+    return f"{x.mean():.{digits}f}" + (f" ± {x.std(ddof=1):.{digits}f}" if len(x) > 1 else "")
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Paired comparison over seeds where smaller is better: shares of wins, ties and losses of A against B."""
@@ -55,6 +73,10 @@ class Comparison:
     ties: float
     losses: float
     confidence: tuple[float, float]  # 95 % Wilson interval of `wins`
+
+    def __str__(self) -> str:
+        low, high = self.confidence
+        return f"wins {self.wins:.1%} ({low:.1%}–{high:.1%}), ties {self.ties:.1%}, losses {self.losses:.1%}"
 
 
 def compare(a, b, tolerance: float = 1e-9) -> Comparison:
@@ -75,6 +97,12 @@ def share(successes) -> tuple[float, tuple[float, float]]:
     x = np.asarray(successes, dtype=bool).ravel()
     interval = stats.binomtest(int(x.sum()), len(x)).proportion_ci(method="wilson")
     return float(x.mean()), (interval.low, interval.high)
+
+
+def percent(successes) -> str:
+    """`share` in words: "12.5% (5.0%–28.1%)"."""
+    p, (low, high) = share(successes)
+    return f"{p:.1%} ({low:.1%}–{high:.1%})"
 
 
 def spread(values) -> dict[str, float]:

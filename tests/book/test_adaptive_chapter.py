@@ -11,12 +11,12 @@ import torch
 from study import results
 from study.experiments import _adaptive
 from study.tasks import binary
-from study.tasks.optimizers import OPTIMISERS
+from study.tasks.binary_optimizers import OPTIMIZERS
 
 TASKS = {"digits": "adaptive_digits", "Fashion-MNIST": "adaptive_fashion"}
 LEVELS = {"digits": ("0.5", "0.2", "0.1", "0.05", "0.02"), "Fashion-MNIST": ("0.7", "0.6", "0.5", "0.4", "0.3")}
 BEST, LOWEST = "best validation score", "lowest training loss"
-OTHERS = [name for name in OPTIMISERS if name != "BAMSProd"]
+OTHERS = [name for name in OPTIMIZERS if name != "BAMSProd"]
 
 
 @cache
@@ -50,7 +50,7 @@ def points(task, unit):
 def test_accuracies_lie_close_together(task):
     ours = points(task, "BAMSProd, batch 64")
     gaps = {name: interval(ours - points(task, f"{name}, batch 64")) for name in OTHERS}
-    means = [np.mean(points(task, f"{name}, batch 64")) for name in OPTIMISERS]
+    means = [np.mean(points(task, f"{name}, batch 64")) for name in OPTIMIZERS]
     assert max(means) - min(means) < 1
     off = {name for name, (low, high) in gaps.items() if not low < 0 < high}
     assert off == {"digits": {"AdaBound"}, "Fashion-MNIST": {"SGD(M)", "AdaBound", "AMSBound", "Bop"}}[task]
@@ -59,13 +59,13 @@ def test_accuracies_lie_close_together(task):
         low, high = interval(ours - points(task, f"{name}, batch 64"), BONFERRONI)
         assert low < 0 < high and -1.25 < low and high < 2
     sgd = points(task, "SGD(M), batch 64").mean()
-    assert all(abs(sgd - m) < 0.5 + 1e-9 for m, name in zip(means, OPTIMISERS, strict=True) if name != "Bop")
+    assert all(abs(sgd - m) < 0.5 + 1e-9 for m, name in zip(means, OPTIMIZERS, strict=True) if name != "Bop")
 
 
 def test_one_run_of_five_differs_from_the_mean_by_more_than_the_optimisers_do():
     off = []
     for task, table in TASKS.items():
-        for name in OPTIMISERS:
+        for name in OPTIMIZERS:
             x = points(task, f"{name}, batch 64")
             loss = values(table, f"{name}, batch 64", BEST, "final loss")
             off.append(x[min(range(5), key=lambda i, loss=loss: loss[i])] - x.mean())
@@ -75,9 +75,9 @@ def test_one_run_of_five_differs_from_the_mean_by_more_than_the_optimisers_do():
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("part", (BEST, LOWEST))
 def test_which_choices_lie_at_an_edge(task, part):
-    for name in OPTIMISERS:
+    for name in OPTIMIZERS:
         chosen = row(TASKS[task], f"{name}, batch 64", part, "final score")["setting"]
-        place = [str(s) for s in OPTIMISERS[name].settings].index(chosen)
+        place = [str(s) for s in OPTIMIZERS[name].settings].index(chosen)
         if name in ("AdaBound", "AMSBound"):
             assert chosen.endswith("final_lr 3")
         elif name != "Bop":
@@ -131,7 +131,7 @@ def test_norms_of_the_gradients_of_adam(monkeypatch):
     monkeypatch.setattr(binary, "clip_norms", look)
     for part in (BEST, LOWEST):
         chosen = row("adaptive_digits", "Adam, batch 64", part, "final score")["setting"]
-        setting = next(s for s in OPTIMISERS["Adam"].settings if str(s) == chosen)
+        setting = next(s for s in OPTIMIZERS["Adam"].settings if str(s) == chosen)
         seen.clear()
         binary.train("digits", "Adam", replace(setting, clip=1e9), [100, 101], test=False)
         norms = torch.stack(seen)
@@ -144,7 +144,7 @@ def test_norms_of_the_gradients_of_adam(monkeypatch):
 def test_what_the_batch_does():
     """The smaller batch needs fewer epochs with two optimizers and more with four."""
     ratio = {}
-    for name in OPTIMISERS:
+    for name in OPTIMIZERS:
         epochs = {
             b: values("adaptive_digits", f"{name}, batch {b}", LOWEST, "updates to 0.05") / (1140 // b)
             for b in (64, 128)
@@ -213,7 +213,7 @@ def test_roughness_of_the_loss_is_noise_on_the_digits_and_a_bend_on_fashion():
     """Against the same of the mean curve."""
     bands = {"digits": (0.1, 0.01), "Fashion-MNIST": (1, 0.3)}
     for task, (high, low) in bands.items():
-        for name in OPTIMISERS:
+        for name in OPTIMIZERS:
             quantity = f"roughness of the log loss, {high} to {low}"
             rough = values(TASKS[task], f"{name}, batch 64", BEST, quantity).mean()
             curve = [

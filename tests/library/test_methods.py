@@ -352,7 +352,7 @@ def test_annealing_advances_epsilon():
         tensor([0.6]),
         tensor([0.0]),
     )  # between the edges of epsilon = 0.88 and 0.88^3: now infeasible, so pushed
-    assert method.direction(G, w, method.levels, {}).item() == pytest.approx(
+    assert -method.descent(G, w, method.levels, {}).item() == pytest.approx(
         ref.velocity(0.0, 0.6, (-1, 1), 0.88**3, 0.1, ref.phi, ref.phi_prime, 1.0)
     )
 
@@ -370,7 +370,7 @@ def test_sgda_step_is_the_reference(case, fraction, seed, bound):
     G = torch.randn(len(w), dtype=torch.float64, generator=rng)
     dual = torch.rand(len(levels.values) + 1, len(w), dtype=torch.float64, generator=rng) * min(bound, 2.0)
     state = {"dual": dual.clone()}
-    velocity = method.direction(G, tensor(w), levels, state)
+    velocity = -method.descent(G, tensor(w), levels, state)
     for i, x in enumerate(w):
         new, lam = ref.sgda_step(x, dual[:, i].tolist(), G[i].item(), levels.values, 1.0, 0.3, eps, bound)
         assert x + velocity[i].item() == pytest.approx(new, rel=1e-9, abs=1e-9)
@@ -380,7 +380,7 @@ def test_sgda_step_is_the_reference(case, fraction, seed, bound):
 def test_sgda_starts_with_zero_multipliers_and_keeps_them_in_the_box():
     method, state = SGDA(Levels.binary(), epsilon=0.5, dual_lr=1.0, dual_max=0.25), {}
     w = tensor([0.0, 5.0, 1.0])
-    assert torch.equal(method.direction(tensor([1.0, 2.0, 3.0]), w, method.levels, state), tensor([-1.0, -2.0, -3.0]))
+    assert torch.equal(method.descent(tensor([1.0, 2.0, 3.0]), w, method.levels, state), tensor([1.0, 2.0, 3.0]))
     # f(0) = (-1/2 - 1 + ..): the gap is violated at 0, the right edge at 5, nothing at 1
     assert state["dual"].tolist() == [[0, 0, 0], [0.25, 0, 0], [0, 0.25, 0]]
 
@@ -435,7 +435,7 @@ def test_merged_accepts_the_schedule_that_starts_at_the_largest_epsilon():
     method = ASkew(Levels.binary(), PHI, epsilon=Geometric(1.0, 0.88), merged=True)
     assert method.epsilon == 1.0
     w = tensor([-0.9, -0.2, 0.0, 0.3, 0.99])
-    assert torch.equal(method.direction(torch.ones_like(w), w, method.levels, {}), -torch.ones_like(w))
+    assert torch.equal(method.descent(torch.ones_like(w), w, method.levels, {}), torch.ones_like(w))
 
 
 def test_alpha_times_lr_above_one_is_refused_unless_allowed():
@@ -457,7 +457,8 @@ def test_every_slot_keeps_shape_and_dtype(name, dtype):
     state = {}
     for out in (
         method.forward_point(w, method.levels, state),
-        method.direction(w.clone(), w, method.levels, state),
+        method.descent(w.clone(), w, method.levels, state),
+        method.descent(w.clone(), w, method.levels, state, torch.empty_like(w)),
         method.after_step(w, method.levels, state, 0.1),
     ):
         assert out.shape == w.shape and out.dtype == dtype

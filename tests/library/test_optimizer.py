@@ -22,6 +22,8 @@ from quantized_training import (
     QuantizedOptimizer,
     StraightThrough,
 )
+from quantized_training.methods import base
+from study.methods import METHODS as TABLE
 from study.theory import reference as ref
 
 BASES = {
@@ -113,45 +115,21 @@ def test_full_precision_is_the_base_optimizer_bit_for_bit(base):
         assert same(x, y)
 
 
-def reference_path(name, q, start, gradient, steps, lr, draws):
+def reference_path(row, start, gradient, steps, lr, draws):
     """One weight at a time in plain floats: the point after every step; `draws[k][i]` is uniform."""
-    points = []
-    for i, w in enumerate(start):
-        lam, point = [0.0] * (len(q) + 1), None
-        for k in range(steps + 1):
-            if name == "binary_connect":
-                point = ref.stochastic(w, q, draws[k][i])
-            elif name in ("binary_connect_nearest", "straight_through"):
-                point = ref.nearest(w, q)
-            elif name == "kbit":
-                point = ref.kbit_point(w, q, 2)
-            else:
-                point = w
-            points.append((k, i, point))
-            if k == steps:
-                break
-            G, t = gradient(i, point, k), k // 3
-            if name == "full":
-                w = ref.full_precision_step(w, G, lr)
-            elif name in ("binary_connect", "binary_connect_nearest", "kbit"):
-                w = ref.binary_connect_step(w, G, q, lr)
-            elif name == "straight_through":
-                w = ref.straight_through_step(w, G, q, lr)
-            elif name in ("prox_l1", "prox_squared_l2"):
-                w = ref.prox_quant_step(w, G, q, lr, 0.05 * t, name[5:])
-            elif name == "askew_psi":
-                w = ref.askew_step(w, G, q, lr, 0.05 * 0.8**t, 0.5, ref.psi, ref.psi_prime, 1.0)
-            elif name == "askew_phi":
-                w = ref.askew_step(w, G, q, lr, 0.2 * 0.8**t, 0.5, ref.phi, ref.phi_prime, 1.0)
-            elif name == "sgda":
-                w, lam = ref.sgda_step(w, lam, G, q, lr, 0.05, 0.1, 2.0)
-    path = torch.zeros(steps + 1, len(start), dtype=torch.float64)
-    for k, i, point in points:
-        path[k, i] = point
-    return path
+    method, latent, states = row.tested(TERNARY), list(start), [{} for _ in start]
+    q, path = method.levels.values, []
+    for k in range(steps + 1):
+        points = [row.point(w, q, draws[k][i], method) for i, w in enumerate(latent)]
+        path.append(points)
+        for i, point in enumerate(points):
+            latent[i] = row.step(latent[i], gradient(i, point, k) if k < steps else 0.0, q, lr, method, states[i])
+        if k % 3 == 2:
+            method.anneal()
+    return tensor(path)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "prox_l2"])
+@pytest.mark.parametrize("name", [name for name in METHODS if TABLE[name].step])
 def test_trajectory_is_the_reference_one_weight_at_a_time(name):
     steps, lr, d = 60, 0.2, 24
     rng = torch.Generator().manual_seed(5)
@@ -160,7 +138,7 @@ def test_trajectory_is_the_reference_one_weight_at_a_time(name):
     noise = 0.7 * torch.randn(steps, d, generator=rng, dtype=torch.float64)
     draws = torch.rand(steps + 1, d, generator=rng, dtype=torch.float64)
     used = iter(draws)
-    method = METHODS[name](uniform=lambda w: next(used)) if name == "binary_connect" else METHODS[name]()
+    method = METHODS[name](uniform=lambda w: next(used)) if name == "BinaryConnect" else METHODS[name]()
 
     p = torch.nn.Parameter(start.clone())
     optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=lr), method)
@@ -176,10 +154,10 @@ def test_trajectory_is_the_reference_one_weight_at_a_time(name):
     def gradient(i, point, k):
         return slope[i].item() * (point - target[i].item()) + noise[k, i].item()
 
-    expected = reference_path(name, method.levels.values, start.tolist(), gradient, steps, lr, draws.tolist())
+    expected = reference_path(TABLE[name], start.tolist(), gradient, steps, lr, draws.tolist())
     torch.testing.assert_close(torch.stack(path), expected, rtol=1e-9, atol=1e-9)
     moved = (torch.stack(path)[1:] != torch.stack(path)[:-1]).any(0)
-    assert moved.double().mean() > (0.5 if name == "straight_through" else 0.99)  # (3) stops whatever leaves the hull
+    assert moved.double().mean() > (0.5 if name == "Straight-through" else 0.99)  # (3) stops whatever leaves the hull
 
 
 def test_block_prox_trajectory_is_the_reference():
@@ -230,10 +208,10 @@ def test_an_ensemble_is_its_single_runs(name, base):
     y = torch.randn(seeds, steps, 10, dtype=torch.float64, generator=rng)
 
     def method(generators):
-        if name == "binary_connect":
+        if name == "BinaryConnect":
             draw = [lambda g=g: torch.rand(d, dtype=torch.float64, generator=g) for g in generators]
             return METHODS[name](uniform=lambda w: torch.stack([u() for u in draw]).view_as(w))
-        if name == "prox_l2":
+        if name == "ProxQuant (L2)":
             return ProxQuant(TERNARY, 0.3, "l2", ensemble=len(generators) > 1)
         return METHODS[name]()
 
@@ -314,7 +292,7 @@ def test_groups_have_their_own_learning_rate_in_the_prox():
 def test_add_param_group(name):
     first, second = (torch.nn.Parameter(torch.linspace(-1.2, 0.9, 5)) for _ in range(2))
     twin = torch.nn.Parameter(second.detach().clone())
-    kwargs = {} if name != "binary_connect" else {"uniform": lambda w: torch.full_like(w, 0.4)}
+    kwargs = {} if name != "BinaryConnect" else {"uniform": lambda w: torch.full_like(w, 0.4)}
     optimizer = QuantizedOptimizer(torch.optim.SGD([first], lr=0.1, momentum=0.9), METHODS[name](**kwargs))
     alone = QuantizedOptimizer(torch.optim.SGD([twin], lr=0.05, momentum=0.9), METHODS[name](**kwargs))
     optimizer.add_param_group({"params": [second], "lr": 0.05})
@@ -357,7 +335,7 @@ def test_a_constructor_that_refuses_leaves_the_weights_alone():
 def resumed(name, base, seed):
     """A model and optimizer made anew, with another initialisation and another random stream."""
     model = network(seed)
-    kwargs = {"seed": seed} if name == "binary_connect" else {}
+    kwargs = {"seed": seed} if name == "BinaryConnect" else {}
     groups = [
         {"params": [model[0].weight, model[2].weight]},
         {"params": [model[0].bias, model[2].bias], "quantize": False},
@@ -397,7 +375,7 @@ def test_a_checkpoint_resumes_exactly(name, base):
 
 
 def test_a_loaded_checkpoint_shares_no_memory_with_the_run():
-    model, optimizer = resumed("sgda", "momentum", 0)
+    model, optimizer = resumed("SGDA", "momentum", 0)
     train(model, optimizer, batches(3))
     saved = copy.deepcopy(optimizer.state_dict())
     optimizer.load_state_dict(saved)
@@ -410,10 +388,10 @@ def test_a_loaded_checkpoint_shares_no_memory_with_the_run():
 
 def test_loading_the_optimizer_before_the_model_is_noticed():
     data = batches(4)
-    model, optimizer = resumed("straight_through", "sgd", 0)
+    model, optimizer = resumed("Straight-through", "sgd", 0)
     train(model, optimizer, data)
     saved_model, saved = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
-    model, optimizer = resumed("straight_through", "sgd", 1)
+    model, optimizer = resumed("Straight-through", "sgd", 1)
     optimizer.load_state_dict(saved)
     model.load_state_dict(saved_model)
     loss_of(model, data[0]).backward()
@@ -422,17 +400,17 @@ def test_loading_the_optimizer_before_the_model_is_noticed():
 
 
 def test_a_checkpoint_of_another_shape_is_refused():
-    model, optimizer = resumed("sgda", "sgd", 0)
+    model, optimizer = resumed("SGDA", "sgd", 0)
     other = QuantizedOptimizer(torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=0.1), SGDA(TERNARY))
     with pytest.raises(ValueError, match="param"):
         other.load_state_dict(optimizer.state_dict())
 
 
 def test_a_checkpoint_of_another_method_is_refused_before_anything_changes():
-    model, optimizer = resumed("straight_through", "momentum", 0)
+    model, optimizer = resumed("Straight-through", "momentum", 0)
     train(model, optimizer, batches(2))
     before = everything(optimizer)
-    other = resumed("full", "momentum", 1)[1]
+    other = resumed("Full precision", "momentum", 1)[1]
     with pytest.raises(ValueError, match="method FullPrecision.*runs StraightThrough"):
         optimizer.load_state_dict(other.state_dict())
     assert equal(everything(optimizer), before)
@@ -440,7 +418,7 @@ def test_a_checkpoint_of_another_method_is_refused_before_anything_changes():
 
 @pytest.mark.parametrize("view", ["quantized", "latent"])
 def test_loading_inside_a_view_is_refused(view):
-    model, optimizer = resumed("straight_through", "sgd", 0)
+    model, optimizer = resumed("Straight-through", "sgd", 0)
     saved = optimizer.state_dict()
     with getattr(optimizer, view)(), pytest.raises(RuntimeError, match=f"{view}.*leave the block"):
         optimizer.load_state_dict(saved)
@@ -559,7 +537,7 @@ def test_between_steps_the_forward_point_lies_on_the_levels(name):
 
 @pytest.mark.parametrize("view", ["quantized", "latent"])
 def test_views_refuse_steps_and_each_other(view):
-    model, optimizer = resumed("askew_phi", "momentum", 0)
+    model, optimizer = resumed("Modified ASkewSGD", "momentum", 0)
     train(model, optimizer, batches(2))
     before = everything(optimizer)
     with getattr(optimizer, view)():
@@ -697,9 +675,9 @@ def test_methods_without_a_second_copy_follow_weights_changed_outside(name):
 def test_bad_bases():
     p = torch.nn.Parameter(torch.zeros(2))
     inner = QuantizedOptimizer(torch.optim.SGD([p], lr=0.1), FullPrecision(TERNARY))
-    for base in (inner, [p], p):
+    for other in (inner, [p], p):
         with pytest.raises(TypeError, match="ordinary torch optimizer"):
-            QuantizedOptimizer(base, FullPrecision(TERNARY))
+            QuantizedOptimizer(other, FullPrecision(TERNARY))
     with pytest.raises(TypeError, match="Method object.*got.*FullPrecision"):
         QuantizedOptimizer(torch.optim.SGD([p], lr=0.1), FullPrecision)
     with pytest.raises(TypeError, match="LBFGS.*closure"):
@@ -712,9 +690,9 @@ def test_bad_bases():
 
 def test_a_new_method_needs_one_override():
     class SignDescent(Method):
-        def direction(self, grad, w, levels, state):
+        def descent(self, grad, w, levels, state, out=None):
             state["count"] = state.get("count", 0) + 1
-            return -grad.sign()
+            return grad.sign()
 
     p = torch.nn.Parameter(tensor([0.0, 1.0]))
     optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=0.5), SignDescent(INTEGERS))
@@ -725,3 +703,31 @@ def test_a_new_method_needs_one_override():
     p.grad = tensor([1.0, 1.0])
     optimizer.step()
     assert p.tolist() == [-1.0, 1.0] and optimizer.state[p]["count"] == 2
+
+
+@pytest.mark.parametrize("elementwise", [False, True])
+def test_the_one_slot_for_the_direction_is_used_whether_or_not_it_writes_to_out(elementwise, monkeypatch):
+    """A method that ignores `out`, one that fills it, and both in pieces and with a subclass that overrides nothing more."""
+    monkeypatch.setattr(base, "CHUNK", 4)
+
+    class Fresh(Method):
+        def descent(self, grad, w, levels, state, out=None):
+            return 2 * grad + w
+
+    class Filled(Method):
+        def descent(self, grad, w, levels, state, out=None):
+            return torch.add(w, grad, alpha=2, out=out)
+
+    class Inherited(Filled):
+        pass
+
+    slots = [name for name in vars(Method) if name in ("direction", "descent", "velocity")]
+    assert slots == ["descent"]
+    for kind in (Fresh, Filled, Inherited):
+        kind.elementwise = elementwise
+        p = torch.nn.Parameter(torch.arange(10.0))
+        optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=0.5), kind(TERNARY))
+        p.grad = torch.ones(10)
+        optimizer.step()
+        assert torch.equal(p, torch.arange(10.0) - 0.5 * (2 + torch.arange(10.0))), kind.__name__
+        assert torch.equal(p.grad, torch.ones(10))

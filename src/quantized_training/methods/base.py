@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from ..constraints import Constraint
 from ..levels import Levels
 
 CHUNK = 2**18  # weights: the temporaries of one piece stay in a processor's cache; 2^16 to 2^21 were tried
@@ -36,6 +38,8 @@ class Method:
     (dual variables, for example) travels with the optimizer's `state_dict`.
     """
 
+    #: The constraint that the method keeps, where it has one; `tolerance` is its epsilon.
+    constraint: Constraint | None = None
     #: True where `forward_point` is the latent weight itself, so that no second copy of the weights is needed.
     forward_is_latent = True
     #: True where every slot treats each weight by itself and leaves `state` alone: then it may be given any part of a
@@ -54,14 +58,10 @@ class Method:
         """The point at which loss and gradient are taken, from the latent weights w."""
         return w
 
-    def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        """The direction v of the step w + lr * v, from the gradient at `forward_point(w)`."""
-        return -grad
-
-    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
-        """Write minus `direction` to `out`: what the base optimizer takes for the gradient."""
-        for g, x, o in chunks(grad, w, out) if self.elementwise else [(grad, w, out)]:
-            torch.neg(self.direction(g, x, levels, state), out=o)
+    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
+        """What the base optimizer takes for the gradient, from the gradient at `forward_point(w)`: minus the velocity v of
+        plain SGD's step w + lr * v. out: memory of w's shape in which the result may be returned; saves an allocation."""
+        return grad
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         """The latent weights after the base optimizer's step, corrected where the method asks for it."""
@@ -69,6 +69,10 @@ class Method:
 
     def check(self, levels: Levels, lr: float) -> None:
         """Raise ValueError where the method cannot work with these levels or this step size."""
+
+    def tolerance(self, levels: Levels) -> float:
+        """The epsilon in force for weights with these levels; NaN for a method without a constraint."""
+        return math.nan
 
     def anneal(self) -> None:
         """Advance the method's schedule by one (epsilon, or a regularisation strength); call it once per round."""

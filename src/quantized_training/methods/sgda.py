@@ -24,6 +24,8 @@ class SGDA(Method):
     `state["dual"]`, shape (K + 1, *s), from zero. Raises ValueError for values outside their range.
     """
 
+    constraint = PHI
+
     def __init__(
         self, levels: Levels, epsilon: float | None = None, dual_lr: float = 1e-3, dual_max: float = 1.0
     ) -> None:
@@ -40,20 +42,15 @@ class SGDA(Method):
     @property
     def epsilon(self) -> float:
         """The tolerance for the method's own levels."""
-        return self._tolerance(self.levels)
+        return self.tolerance(self.levels)
 
-    def _tolerance(self, levels: Levels) -> float:
+    def tolerance(self, levels: Levels) -> float:
         return PHI.largest_epsilon(levels) / 2 if self._epsilon is None else self._epsilon
 
-    def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        out = torch.empty_like(grad)
-        self.descent(grad, w, levels, state, out)
-        return out.neg_()
-
-    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
-        mine = local(w)
+    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
+        out, mine = torch.empty_like(grad) if out is None else out, local(w)
         duals = state.setdefault("dual", mine.new_zeros(len(levels.values) + 1, *mine.shape))
-        (low, high), rate, box, epsilon = levels.hull, self.dual_lr, (0, self.dual_max), self._tolerance(levels)
+        (low, high), rate, box, epsilon = levels.hull, self.dual_lr, (0, self.dual_max), self.tolerance(levels)
         # In place, without temporaries; the gradient of L in lambda is -f, in w that of the loss minus sum_j lambda_j f_j'.
         for g, x, o, below, *middle, above in chunks(grad, w, out, *duals):
             torch.sub(g, below, out=o).add_(above)
@@ -63,6 +60,7 @@ class SGDA(Method):
                 u = x - m  # f_j = u^2 - (gap/2)^2 + eps
                 o.addcmul_(dual, u, value=-2)
                 dual.addcmul_(u, u, value=-rate).add_(rate * (gap * gap / 4 - epsilon)).clamp_(*box)
+        return out
 
     def check(self, levels: Levels, lr: float) -> None:
-        PHI.check_epsilon(self._tolerance(levels), levels)
+        PHI.check_epsilon(self.tolerance(levels), levels)

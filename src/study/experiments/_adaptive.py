@@ -13,7 +13,7 @@ from torch import Tensor
 from ..results import Row
 from ..statistics import spread
 from ..tasks import binary
-from ..tasks.optimizers import OPTIMISERS, Setting
+from ..tasks.binary_optimizers import OPTIMIZERS, Setting
 
 TUNING, TESTS = range(8), range(100, 120)  # seeds; those of the tests had no part in the choice of the setting
 
@@ -96,7 +96,7 @@ def unit(
     """
     changes = dict(changes or {})
     clip = changes.pop("clip", math.inf)
-    settings = [replace(s, extra=s.extra | changes, clip=clip) for s in OPTIMISERS[optimiser].settings]
+    settings = [replace(s, extra=s.extra | changes, clip=clip) for s in OPTIMIZERS[optimiser].settings]
     train = partial(binary.train, task, optimiser, batch=batch, binary=binary_weights)
     rows, final = [], {}
     for setting in settings:
@@ -126,7 +126,7 @@ def units(task: str, levels: Sequence[float], bands: Sequence[float], batches: S
     """Every optimizer with every batch size; Adam with clipped gradients; BAMSProd without the quantisation error; the
     network in full precision."""
     one = partial(unit, task, levels=levels, bands=bands)
-    found = {f"{name}, batch {b}": partial(one, name, batch=b) for b in batches for name in OPTIMISERS}
+    found = {f"{name}, batch {b}": partial(one, name, batch=b) for b in batches for name in OPTIMIZERS}
     for clip in (0.1, 0.01):
         found[f"Adam, gradient norm at most {clip:g}"] = partial(one, "Adam", changes={"clip": clip})
     found["BAMSProd, error taken as 1"] = partial(one, "BAMSProd", changes={"least_error": 1.0})

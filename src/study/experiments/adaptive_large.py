@@ -33,7 +33,7 @@ from .. import results
 from ..datasets import blood_cells, image_sets, text
 from ..results import Row
 from ..runner import Experiment
-from ..tasks.optimizers import OPTIMISERS, Setting, build, clip_norms
+from ..tasks.binary_optimizers import OPTIMIZERS, Setting, build, clip_norms
 from ..vision import binary_models, detection
 from ..vision.binary_models import Detector, Language, MobileNetV2
 from ..vision.on_device import REACH, augment, predict, stopwatch
@@ -239,9 +239,9 @@ def train(
 
 
 def settings(optimiser: str) -> list[Setting]:
-    """The eight of `OPTIMISERS`, but for SGD a tenth of the rates: levels are as large as the weights here, not 1."""
+    """The eight of `OPTIMIZERS`, but for SGD a tenth of the rates: levels are as large as the weights here, not 1."""
     tenth = 0.1 if optimiser == "SGD(M)" else 1.0
-    return [replace(s, lr=tenth * s.lr) for s in OPTIMISERS[optimiser].settings]
+    return [replace(s, lr=tenth * s.lr) for s in OPTIMIZERS[optimiser].settings]
 
 
 def unit(profile: str, name: str, optimiser: str, part: str, which: int) -> Sequence[Row]:
@@ -267,7 +267,7 @@ def _units(part: str, numbers: Sequence[int], word: str) -> dict[str, Callable[[
     return {
         f"{name}, {optimiser}, {word} {k}": partial(unit, "gpu", name, optimiser, part, k)
         for name in PROFILES["gpu"]
-        for optimiser in OPTIMISERS
+        for optimiser in OPTIMIZERS
         for k in numbers
     }
 

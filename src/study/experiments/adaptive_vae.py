@@ -4,7 +4,7 @@ from functools import partial
 from itertools import product
 
 from ..runner import Experiment
-from ..tasks.optimizers import RATES
+from ..tasks.binary_optimizers import RATES
 from ._adaptive import unit
 
 COMMON = RATES.index(10**-2)  # in the order of size the fifth of eight

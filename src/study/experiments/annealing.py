@@ -10,8 +10,9 @@ from quantized_training.constraints import PHI, PSI
 from quantized_training.methods import ASkew
 from quantized_training.schedules import Geometric
 
-from .. import statistics
+from .. import results, statistics
 from ..datasets import image_sets
+from ..methods import BINARY, falling
 from ..results import Row
 from ..runner import Experiment
 from ..vision import grid
@@ -19,12 +20,11 @@ from ..vision import grid
 PROFILE = grid.PROFILES["cpu"]
 SEEDS = 3
 CONSTRAINTS = {"psi": PSI, "phi": PHI}
-BINARY = grid.codebook(1)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """start, ratio: of `schedules.Geometric`, from epsilon's largest value; ratio None: that of `grid.falling`. alpha, clip: of
+    """start, ratio: of `schedules.Geometric`, from epsilon's largest value; ratio None: that of `methods.falling`. alpha, clip: of
     the push, in units of the levels -1 and 1."""
 
     constraint: str
@@ -35,7 +35,7 @@ class Setting:
     clip: float = 1.0
 
     def epsilon(self) -> Geometric:
-        annealed = grid.falling(CONSTRAINTS[self.constraint], BINARY, PROFILE.epochs, self.start)
+        annealed = falling(CONSTRAINTS[self.constraint], BINARY, PROFILE.epochs, self.start)
         return replace(annealed, ratio=self.ratio) if self.ratio else annealed
 
     @property
@@ -87,6 +87,14 @@ def unit(setting: Setting) -> Sequence[Row]:
         }
         rows.append(about | statistics.spread([row["quantised_accuracy"] for row in epoch]) | others)
     return rows
+
+
+def stored() -> dict[str, list[Row]]:
+    """The stored rows over the epochs of each unit, see `Setting.unit`."""
+    found: dict[str, list[Row]] = {}
+    for row in results.read("annealing"):
+        found.setdefault(row["unit"], []).append(row)
+    return found
 
 
 EXPERIMENT = Experiment(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
+from quantized_training.levels import Levels
+
 from ..results import Row
 from ..runner import Experiment
 from ..tasks import moons
-from ..tasks.ensembles import codebook
 
 STARTS = 8
 
 
 def rows(bits: int, data_sets: range) -> list[Row]:
     """One row per data set: loss of the best network on the training set, and of the same network on the test set."""
-    ensemble, levels, found = moons.draw(data_sets), codebook(bits), []
+    ensemble, levels, found = moons.draw(data_sets), Levels.for_bits(bits), []
     for i, seed in enumerate(data_sets):
         x, y = ensemble.x[i], ensemble.y[i]
         if bits == 2:

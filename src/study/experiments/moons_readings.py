@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
-from quantized_training import SGDA, Cosine, Harmonic, Levels
+from quantized_training import SGDA, Cosine, Harmonic
 from quantized_training.schedules import Constant, Geometric
 
 from ..claims import printed
+from ..methods import BINARY
 from ..results import Row
 from ..runner import Experiment
 from ..statistics import spread
@@ -16,7 +18,6 @@ from ..tasks.ensembles import methods, train
 
 SEEDS = 256
 NEAR = 0.005  # "near": share of seeds whose loss lies this close to the printed one
-BINARY = Levels.binary()
 DATA = {
     "sd 0.1": {},
     "sd 0.1, standardised": {"standardised": True},
@@ -63,6 +64,15 @@ def unit(data: str, schedule: str, seeds: int = SEEDS) -> list[Row]:
             row = {"data": data, "schedule": schedule, "method": method, "variant": variant, "quantity": quantity}
             rows.append(row | {"printed": value, "near": near} | spread(loss))
     return rows
+
+
+def best_variants(rows: Iterable[Row], data: str, schedule: str, quantity: str) -> list[Row]:
+    """Of each method the stored row of the variant whose seeds come near the printed loss most often."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if (row["data"], row["schedule"], row["quantity"]) == (data, schedule, quantity):
+            found.setdefault(row["method"], []).append(row)
+    return [max(variants, key=lambda row: (row["near"], row["variant"] == AS_SET)) for variants in found.values()]
 
 
 EXPERIMENT = Experiment(

@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..methods import BINARY
 from ..results import Row
 from ..runner import Experiment
 from ..statistics import compare, spread
 from ..tasks import original_moons as om
-from ..tasks.ensembles import BINARY
 from ..tasks.moons import Ensemble, combinations, one_bit_weights
 
 SEEDS = 256

@@ -20,9 +20,10 @@ from quantized_training.levels import Levels
 from quantized_training.methods import SGDA, ASkew, Method, ProxQuant
 from quantized_training.schedules import Linear
 
+from ..methods import BINARY
 from ..runner import Experiment
 from ..tasks import ensembles, logistic, moons
-from ..tasks.ensembles import BINARY, Trajectory, train
+from ..tasks.ensembles import Trajectory, train
 
 # --- What becomes of a weight ------------------------------------------------------------------------------------------------
 

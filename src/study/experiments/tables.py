@@ -15,7 +15,7 @@ from ..results import Row
 from ..runner import Experiment
 from ..statistics import compare, spread
 from ..tasks import logistic, moons
-from ..tasks.ensembles import ANNEALING, Ensemble, codebook, methods, train
+from ..tasks.ensembles import ANNEALING, Ensemble, methods, train
 
 SEEDS = 512
 BITS = (1, 2, 4)
@@ -42,7 +42,7 @@ def scores(w: torch.Tensor, ensemble: Ensemble, levels: Levels) -> dict[str, tor
 def rows(task: str, bits: int, setting: str, seeds: int = SEEDS) -> list[Row]:
     """One row per method and quantity. full_wins, full_ties, askew_wins, askew_ties: share of seeds on which the method's score
     is smaller than, or equal to, that of full precision and of ASkewSGD."""
-    levels = codebook(bits)
+    levels = Levels.for_bits(bits)
     draw = logistic.draw if task == "I" else partial(moons.draw, **DATA.get(setting, {}))
     ensemble = draw(seeds)
     changed = setting in (LEGAL, SMALL)

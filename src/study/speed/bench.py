@@ -18,7 +18,7 @@ import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch.nn.functional import softplus
@@ -30,7 +30,6 @@ from quantized_training import (
     ASkew,
     BinaryConnect,
     FullPrecision,
-    Levels,
     Method,
     ProxQuant,
     StraightThrough,
@@ -39,8 +38,10 @@ from quantized_training.adaptive import BAMSProd, Bop
 from quantized_training.constraints import pieces
 from quantized_training.optimizer import QuantizedOptimizer
 
+from ..methods import BINARY
 from ..tasks import logistic, moons
 from ..tasks.ensembles import Ensemble, train
+from ..vision.networks import resnet18
 
 TASKS = {"I": logistic, "II": moons}
 
@@ -113,43 +114,37 @@ def compare(name: str, ensemble: Ensemble, singles: int, repeats: int) -> tuple[
 
 
 LR = 1e-4
-BINARY = Levels.binary()
-# name -> the method, and how many numbers per weight a step must read or write at least
-STEPS: dict[str, tuple[Callable[[], Method], int]] = {
-    "Full precision": (lambda: FullPrecision(BINARY), 3),  # weight and gradient in, weight out, as SGD
-    "ASkewSGD, psi": (lambda: ASkew(BINARY, PSI), 3),
-    "ASkewSGD, phi": (lambda: ASkew(BINARY, PHI), 3),
-    "SGDA": (lambda: SGDA(BINARY), 9),  # and three multipliers in and out
-    "ProxQuant": (lambda: ProxQuant(BINARY, 1.0), 3),
-    "BinaryConnect, nearest": (lambda: BinaryConnect(BINARY, stochastic=False), 4),  # and the rounded weight out
-    "Straight-through": (lambda: StraightThrough(BINARY), 4),
-    "BinaryConnect, stochastic": (lambda: BinaryConnect(BINARY), 4),
+STEPS: dict[str, Callable[[], Method]] = {  # with the methods' own defaults
+    "Full precision": lambda: FullPrecision(BINARY),
+    "ASkewSGD, psi": lambda: ASkew(BINARY, PSI),
+    "ASkewSGD, phi": lambda: ASkew(BINARY, PHI),
+    "SGDA": lambda: SGDA(BINARY),
+    "ProxQuant": lambda: ProxQuant(BINARY, 1.0),
+    "BinaryConnect, nearest": lambda: BinaryConnect(BINARY, stochastic=False),
+    "Straight-through": lambda: StraightThrough(BINARY),
+    "BinaryConnect, stochastic": lambda: BinaryConnect(BINARY),
 }
 
 
-def resnet18_shapes(width: int = 64, classes: int = 10) -> Iterator[tuple[int, ...]]:
-    """The parameter shapes of the ResNet-18 for 32 x 32 images: convolutions, normalisations, the last layer."""
+def numbers(method: Method) -> int:
+    """How many numbers per weight a step must read or write at least: weight and gradient in and weight out, as SGD; the
+    rounded weight out, where there is one; what else the method keeps of a weight in and out."""
+    return 3 + (not method.forward_is_latent) + 2 * sum(map(len, first_state(method, torch.zeros(1)).values()))
 
-    def convolution(out: int, into: int, size: int) -> Iterator[tuple[int, ...]]:
-        yield from ((out, into, size, size), (out,), (out,))
 
-    yield from convolution(width, 3, 3)
-    into = width
-    for stage in range(4):
-        out = width * 2**stage
-        for block in range(2):
-            yield from convolution(out, into, 3)
-            yield from convolution(out, out, 3)
-            if stage and not block:
-                yield from convolution(out, into, 1)
-            into = out
-    yield from ((classes, into), (classes,))
+def first_state(method: Method, w: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a method keeps of weights, as it is before its first step."""
+    state: dict[str, torch.Tensor] = {}
+    method.descent(torch.zeros_like(w), w, method.levels, state)
+    return {name: torch.zeros_like(t) for name, t in state.items()}
 
 
 def weights(width: int) -> list[torch.nn.Parameter]:
-    """Parameters of those shapes in every region of the constraints of {-1, +1}, with gradients."""
+    """Parameters of a ResNet-18's shapes in every region of the constraints of {-1, +1}, with gradients."""
     rng = torch.Generator().manual_seed(0)
-    parameters = [torch.nn.Parameter(2.6 * torch.rand(s, generator=rng) - 1.3) for s in resnet18_shapes(width)]
+    with torch.device("meta"):
+        shapes = [p.shape for p in resnet18(width=width).parameters()]
+    parameters = [torch.nn.Parameter(2.6 * torch.rand(s, generator=rng) - 1.3) for s in shapes]
     for p in parameters:
         p.grad = 0.1 * torch.randn(p.shape, generator=rng)
     return parameters
@@ -165,16 +160,14 @@ def compiled_step(method: Method | None, parameters: list, checked: bool = False
     """SGD's update (method None) or a method's, after the check of the gradients if asked for, as compiled functions."""
     grads = [p.grad for p in parameters]
     latents = [p if not method or method.forward_is_latent else p.detach().clone() for p in parameters]
-    states: list[dict] = [{} for _ in parameters]
-    if isinstance(method, SGDA):
-        states = [{"dual": p.detach().new_zeros(len(BINARY.values) + 1, *p.shape)} for p in parameters]
+    states = [first_state(method, p.detach()) if method else {} for p in parameters]
 
     def update(parameters: list, latents: list, grads: list, states: list) -> None:
         for p, w, g, state in zip(parameters, latents, grads, states, strict=True):
             if method is None:
                 p.add_(g, alpha=-LR)
                 continue
-            new = method.after_step(w + LR * method.direction(g, w, BINARY, state), BINARY, state, LR)
+            new = method.after_step(w - LR * method.descent(g, w, BINARY, state), BINARY, state, LR)
             w.copy_(new)
             if not method.forward_is_latent:
                 p.copy_(method.forward_point(new, BINARY, state))
@@ -263,19 +256,20 @@ def compare_steps(names: list[str], width: int, repeats: int, compile: bool) -> 
         print("no C++ compiler is found (g++ or clang++): the compiled rows are left out")
         compile = False
 
-    def line(name: str, mode: str, result: tuple, numbers: int, note: str = "") -> None:
+    def line(name: str, mode: str, result: tuple, note: str = "") -> None:
         values, mine, its = result
-        share = 4 * numbers * size / mine / 1e6 / bandwidth
+        count = numbers(STEPS[name]())
+        share = 4 * count * size / mine / 1e6 / bandwidth
         print(
-            f"  {name:26s} {mode:9s} {spread(values):22s} {mine / its:5.1f}x  {4 * numbers:3d} B  {share:4.0%}  {note}",
+            f"  {name:26s} {mode:9s} {spread(values):22s} {mine / its:5.1f}x  {4 * count:3d} B  {share:4.0%}  {note}",
             flush=True,
         )
 
     for name in names:
-        make, numbers = STEPS[name]
+        make = STEPS[name]
         sgd = torch.optim.SGD(weights(width), lr=LR).step
         step = QuantizedOptimizer(torch.optim.SGD(weights(width), lr=LR), make()).step
-        line(name, "eager", ratios(step, sgd, repeats), numbers)
+        line(name, "eager", ratios(step, sgd, repeats))
         if not compile or name == "BinaryConnect, stochastic":  # its random numbers come from a generator of its own
             continue
         torch.compiler.reset()
@@ -286,7 +280,7 @@ def compare_steps(names: list[str], width: int, repeats: int, compile: bool) -> 
         result = ratios(step, sgd, repeats)
         with_check = ratios(compiled_step(make(), weights(width), checked=True), sgd, repeats)[0]
         note = f"with check {spread(with_check).strip()}, compiled in {seconds:.0f} s"
-        line(name, "compiled", result, numbers, note)
+        line(name, "compiled", result, note)
 
 
 def compare_cooper(width: int, repeats: int) -> None:

@@ -42,7 +42,7 @@ from quantized_training import (
 from quantized_training.methods.base import local
 from quantized_training.optimizer import whole
 
-from ..console import show
+from ..results import show
 
 TOLERANCE = 1e-10  # of the weights, which are of size 1
 RANKS, STEPS, BATCH, LR, TIMEOUT = 2, 30, 32, 0.05, 60

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, hardtanh, relu
 
 from ..datasets import image_sets
-from .optimizers import Setting, build, clip_norms
+from .binary_optimizers import Setting, build, clip_norms
 
 
 def sign(x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class Network(nn.Module, ABC):
         return [m for m in self.modules() if isinstance(m, Linear)]
 
     def groups(self) -> list[dict]:
-        """Parameter groups for `optimisers.build`."""
+        """Parameter groups for `binary_optimizers.build`."""
         return [
             {"params": [layer.weight for layer in self.layers()], "quantize": True},
             {"params": [p for layer in self.layers() for p in (layer.gain, layer.bias)], "quantize": False},

@@ -13,25 +13,16 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from quantized_training.constraints import PHI, PSI, Constraint
+from quantized_training.constraints import Constraint
 from quantized_training.levels import Levels
-from quantized_training.methods import (
-    SGDA,
-    ASkew,
-    BinaryConnect,
-    FullPrecision,
-    KBitStraightThrough,
-    Method,
-    ProxQuant,
-    StraightThrough,
-)
+from quantized_training.methods import Method
 from quantized_training.optimizer import QuantizedOptimizer
-from quantized_training.schedules import Geometric, Linear, Schedule, as_schedule
+from quantized_training.schedules import Geometric, Schedule, as_schedule
 
-BINARY = Levels.binary()
-ANNEALING = Geometric(
-    1.0, 0.88
-)  # the paper's 0.88^t, one round per epoch; t = 0 is the largest legal value for {-1, 1} itself
+from ..methods import BINARY, METHODS, Row, Small
+
+#: The paper's 0.88^t, one round per epoch; t = 0 is the largest legal value for {-1, 1} itself.
+ANNEALING = Geometric(1.0, 0.88)
 
 
 @dataclass(frozen=True)
@@ -124,44 +115,29 @@ class Trajectory:
     latent: Tensor
     gradient: Tensor
 
+    def flips(self, levels: Levels = BINARY) -> Tensor:
+        """The share of weights whose nearest level changes in each step: (T, S)."""
+        nearest = levels.nearest(self.latent)
+        return (nearest[1:] != nearest[:-1]).to(self.latent.dtype).mean(-1)
+
 
 Make = Callable[[Ensemble], Method]
-
-
-def codebook(bits: int) -> Levels:
-    """The levels of the paper's tasks: {-1, 1} for one bit, else the integers of that many bits."""
-    return BINARY if bits == 1 else Levels.integers(bits)
 
 
 def methods(
     alpha: float, bits: int = 1, annealing: Mapping[Constraint, Schedule] | Schedule = ANNEALING
 ) -> dict[str, Make]:
-    """Every method with `codebook(bits)` as the paper sets it (clip 1); what it leaves open is chosen in the chapters.
+    """Every method of the table that Tasks I and II train, with the levels of so many bits.
 
     alpha: of ASkewSGD and its modification, whose larger steps may overshoot. annealing: of their epsilon, one schedule for
-    both or one for each constraint. The larger epsilon of SGDA is half of the largest legal one: 0.5 for one bit.
+    both or one for each constraint.
     """
-    levels = codebook(bits)
-    half = PHI.largest_epsilon(levels) / 2
+    schedule = annealing.__getitem__ if isinstance(annealing, Mapping) else lambda constraint: annealing
 
-    def askew(constraint: Constraint) -> Method:
-        epsilon = annealing[constraint] if isinstance(annealing, Mapping) else annealing
-        return ASkew(levels, constraint, alpha, clip=1.0, epsilon=epsilon, merged=True, allow_overshoot=True)
+    def maker(row: Row) -> Make:
+        return lambda e: row.small(Small(bits, alpha, schedule, rounding_noise(e)))
 
-    return {
-        "Full precision": lambda e: FullPrecision(levels),
-        "BinaryConnect": lambda e: BinaryConnect(levels, uniform=rounding_noise(e)),
-        "BinaryConnect (deterministic)": lambda e: BinaryConnect(levels, stochastic=False),
-        "Straight-through": lambda e: StraightThrough(levels),
-        "k-bit straight-through": lambda e: KBitStraightThrough(bits),
-        "ProxQuant (L1)": lambda e: ProxQuant(levels, Linear(2e-3), "l1"),
-        "ProxQuant (L2)": lambda e: ProxQuant(levels, Linear(2e-3), "l2", ensemble=True),
-        "ProxQuant (squared L2)": lambda e: ProxQuant(levels, Linear(2e-3), "squared_l2"),
-        "ASkewSGD": lambda e: askew(PSI),
-        "Modified ASkewSGD": lambda e: askew(PHI),
-        "SGDA (ε = 0.01)": lambda e: SGDA(levels, epsilon=0.01, dual_lr=1e-3),
-        "SGDA (ε = 0.5)": lambda e: SGDA(levels, epsilon=half, dual_lr=1e-3),
-    }
+    return {name: maker(row) for name, row in METHODS.items() if row.small}
 
 
 def train(

@@ -14,8 +14,10 @@ from torch.nn.functional import softplus
 
 from quantized_training.levels import Levels
 
+from ..methods import BINARY
+from ..theory.foundations import logistic_hessian
 from . import ensembles
-from .ensembles import BINARY, draw_order, methods
+from .ensembles import draw_order, methods
 
 SAMPLES, DIMENSION, BATCH, EPOCHS = 6000, 10, 1000, 25
 
@@ -123,9 +125,7 @@ def empirical_minimum(ensemble: Ensemble, iterations: int = 12) -> Tensor:
     """The unconstrained minimiser of the loss on each whole data set, by Newton's method from w*: (S, d)."""
     w, z = ensemble.w_star.clone(), ensemble.z
     for _ in range(iterations):
-        p = torch.sigmoid(-_margins(w, z))
-        hessian = torch.einsum("sn,sni,snj->sij", p * (1 - p), z, z) / z.shape[1]
-        w = w - torch.linalg.solve(hessian, gradient(w, z))
+        w = w - torch.linalg.solve(logistic_hessian(w, z), gradient(w, z))
     return w
 
 

@@ -19,8 +19,9 @@ from quantized_training.methods import SGDA, ASkew, BinaryConnect, FullPrecision
 from quantized_training.optimizer import QuantizedOptimizer
 from quantized_training.schedules import Linear
 
+from ..methods import BINARY
 from . import moons
-from .ensembles import BINARY, draw_order, rounding_noise
+from .ensembles import draw_order, rounding_noise
 
 HIDDEN, SAMPLES, TEST_SAMPLES, BATCH, EPOCHS = 3, 2000, 200, 100, 50
 MOMENTUM, BN_EPS = 0.15, 1e-4  # of the batch normalisation
@@ -57,6 +58,10 @@ class Statistics:
         """torch's running statistics before the first batch, for weights (..., 9)."""
         hidden, out = like[..., :HIDDEN], like[..., 0]
         return cls(torch.zeros_like(hidden), torch.ones_like(hidden), torch.zeros_like(out), torch.ones_like(out))
+
+    def of(self, seed: int) -> Statistics:
+        """Those of one seed of an ensemble."""
+        return Statistics(self.mean[seed], self.var[seed], self.out_mean[seed], self.out_var[seed])
 
     def moved(self, batch: Statistics, n: int, momentum: float = MOMENTUM) -> Statistics:
         """Running statistics after a batch of n samples, whose variances were divided by n."""

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from quantized_training import layers
-from quantized_training.levels import Levels
 
+from ..methods import BINARY
 from .networks import ResNet
-
-BINARY = Levels.binary()
 
 
 def _normalised(into: int, out: int, size: int, stride: int = 1, groups: int = 1) -> tuple[nn.Module, nn.Module]:
@@ -123,7 +121,7 @@ class Detector(nn.Module):
 
 
 def groups(model: nn.Module) -> list[dict]:
-    """Parameter groups for `optimisers.build`: what the networks above call binary, and the rest.
+    """Parameter groups for `binary_optimizers.build`: what the networks above call binary, and the rest.
 
     A binary convolution takes the values -s and s, s being the mean size of its weights at the start. What a layer can compute
     does not depend on s, as normalisation follows; but with -1 and 1 a step of SGD that suits the real parameters is too

@@ -18,12 +18,12 @@ import numpy as np
 from torch import nn
 
 from quantized_training import layers
-from quantized_training.constraints import PHI, PSI, Constraint
 from quantized_training.levels import Levels
-from quantized_training.methods import SGDA, ASkew, BinaryConnect, FullPrecision, Method, ProxQuant, StraightThrough
-from quantized_training.schedules import Cosine, Geometric, Linear
+from quantized_training.methods import Method
+from quantized_training.schedules import Cosine
 
 from ..datasets import image_sets
+from ..methods import METHODS as TABLE
 from ..results import Value
 from . import checkpoints, distributed, networks
 from .training import Diverged, Run, train_images
@@ -65,51 +65,16 @@ PROFILES = {
 }
 
 
-# Methods: (levels, epochs, seed) -> Method
-
-
-def falling(constraint: Constraint, levels: Levels, epochs: int, start: int) -> Geometric:
-    """Epsilon at its largest until annealing index `start`; over the epochs left it falls by 0.88^50, as in the annealing
-    of Leconte et al."""
-    return Geometric(constraint.largest_epsilon(levels), 0.88 ** (50 / max(epochs - start, 1)), start)
-
-
-def _askew(constraint: Constraint, levels: Levels, epochs: int, seed: int) -> Method:
-    """Unconstrained for half of the epochs."""
-    epsilon = falling(constraint, levels, epochs, epochs // 2)
-    return ASkew(levels, constraint, alpha=0.5, clip=1.0, epsilon=epsilon, merged=True)
-
-
-def _sgda(levels: Levels, epochs: int, seed: int) -> Method:
-    """The best of twelve settings on the digits at one bit, seed 0: epsilon 0.05 and 0.5, dual_lr 1e-4 and 1e-3, dual_max
-    0.02, 0.1 and 0.5, by the accuracy after re-estimation."""
-    return SGDA(levels, epsilon=0.05 * PHI.largest_epsilon(levels), dual_lr=1e-4, dual_max=0.02)
-
-
-def _prox(levels: Levels, epochs: int, seed: int) -> Method:
-    return ProxQuant(levels, Linear(2.0 / epochs))
-
-
+#: name -> (levels, epochs, seed) -> Method
 METHODS: dict[str, Callable[[Levels, int, int], Method]] = {
-    "Full precision": lambda levels, epochs, seed: FullPrecision(levels),
-    "BinaryConnect": lambda levels, epochs, seed: BinaryConnect(levels, seed=seed),
-    "Straight-through": lambda levels, epochs, seed: StraightThrough(levels),
-    "ProxQuant (L1)": _prox,
-    "ASkewSGD": partial(_askew, PSI),
-    "Modified ASkewSGD": partial(_askew, PHI),
-    "SGDA": _sgda,
+    name: row.vision for name, row in TABLE.items() if row.vision
 }
-
-
-def codebook(bits: int) -> Levels:
-    """{-1, +1} for one bit, {-2^(bits-1), ..., 2^(bits-1) - 1} for more (paper, section 6)."""
-    return Levels.binary() if bits in (1, FULL) else Levels.integers(bits)
 
 
 @dataclass(frozen=True)
 class Cell:
     """method: of METHODS; bits: 1, 2, 4, or 32 for full precision; levels: "scaled" per layer or "raw" on the weights as
-    they are; quantise: of `networks.QUANTISE`. Raises ValueError for anything else."""
+    they are; quantise: of `layers.QUANTIZE` (so spelt in the stored tables, whose digests hold this name). Raises ValueError for anything else."""
 
     method: str
     bits: int
@@ -118,13 +83,18 @@ class Cell:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("method", tuple(METHODS)), ("levels", LEVELS), ("quantise", layers.QUANTISE)):
+        for name, allowed in (("method", tuple(METHODS)), ("levels", LEVELS), ("quantise", layers.QUANTIZE)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}")
         full = self.method == "Full precision"
         if self.bits not in ((FULL,) if full else BITS):
             allowed = f"{FULL} alone" if full else ", ".join(map(str, BITS))
             raise ValueError(f"bits={self.bits} for {self.method}: allowed is {allowed}")
+
+    @property
+    def codebook(self) -> Levels:
+        """The levels before they are scaled; full precision is rounded to those of one bit."""
+        return Levels.for_bits(1 if self.bits == FULL else self.bits)
 
     @property
     def key(self) -> dict[str, Value]:
@@ -137,7 +107,7 @@ def cells(
     methods: Iterable[str] = tuple(METHODS),
     bits: Iterable[int] = (*BITS, FULL),
     levels: Iterable[str] = LEVELS[:1],
-    quantise: Iterable[str] = layers.QUANTISE[:1],
+    quantise: Iterable[str] = layers.QUANTIZE[:1],
     seeds: Sequence[int] | None = None,
 ) -> list[Cell]:
     """The cells of a grid, all of one seed before the next; full precision once for each seed, whatever the levels."""
@@ -162,13 +132,13 @@ def network(profile: Profile, classes: int, channels: int, cell: Cell) -> nn.Mod
     """The network of a cell, its quantised layers scaled where the cell says so."""
     model = getattr(networks, profile.network)(classes, channels, profile.width, profile.stride)
     if cell.levels == "scaled":
-        layers.scale_layers(model, codebook(cell.bits), cell.quantise)
+        layers.scale_layers(model, cell.codebook, cell.quantise)
     return model
 
 
 def settings(profile: Profile, cell: Cell) -> str:
     """Twelve hexadecimal digits that change with anything a cell's numbers depend on, except the code of the package."""
-    method = METHODS[cell.method](codebook(cell.bits), profile.epochs, cell.seed)
+    method = METHODS[cell.method](cell.codebook, profile.epochs, cell.seed)
     protocol = asdict(profile) | {"seeds": None}
     if profile.device == "cpu" and distributed.place()[1] > 1:  # each process normalises its own part of a batch
         protocol["processes"] = distributed.place()[1]
@@ -185,12 +155,12 @@ def train(
     method: Callable[[], Method] | None = None,
 ) -> Run:
     """Train one cell: its network, optimizer and record. method: in place of the cell's. Raises as `train_images` does."""
-    levels = codebook(cell.bits)
+    levels = cell.codebook
     return train_images(
         data,
         partial(network, profile, len(data.classes), data.train_x.shape[1], cell),
         method or partial(METHODS[cell.method], levels, profile.epochs, cell.seed),
-        partial(layers.groups, quantise=cell.quantise, levels=levels),
+        partial(layers.groups, quantize=cell.quantise, levels=levels),
         epochs=profile.epochs,
         batch=profile.batch,
         lr=Cosine(profile.lr, profile.epochs),
@@ -221,6 +191,11 @@ RECORD = (
 )  # fmt: skip
 
 
+def cell(method: str, bits: int, **others: Value) -> Cell:
+    """The cell of a method; that of full precision whatever the bits and the rest."""
+    return Cell(method, FULL) if method == "Full precision" else Cell(method, bits, **others)
+
+
 # What cells have in common
 
 
@@ -232,3 +207,17 @@ def over_seeds(records: dict[Cell, list[dict[str, float]]], quantity: str) -> di
         found.setdefault(replace(cell, seed=0), []).append([row[quantity] for row in record])
     longest = max((len(path) for paths in found.values() for path in paths), default=0)
     return {c: np.array([p + [math.nan] * (longest - len(p)) for p in paths]) for c, paths in found.items()}
+
+
+def at_end(records: dict[Cell, list[dict[str, float]]], cell: Cell, quantity: str = "quantised_accuracy") -> np.ndarray:
+    """One quantity of `RECORD`, times 100, after the last epoch of each seed of a cell; empty where it was not run."""
+    path = over_seeds({c: r for c, r in records.items() if replace(c, seed=0) == cell}, quantity).get(cell)
+    return np.array([]) if path is None else 100 * path[:, -1]
+
+
+def first_annealed(epsilon: Sequence[float]) -> int:
+    """Index of the first epoch in which epsilon is below its first value. Raises ValueError where it never falls."""
+    fallen = np.asarray(epsilon) < epsilon[0]
+    if not fallen.any():
+        raise ValueError("epsilon never falls")
+    return int(fallen.argmax())

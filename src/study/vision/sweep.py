@@ -21,7 +21,6 @@ import torch
 
 from .. import results
 from ..datasets import image_sets
-from ..runner import code
 from . import grid
 from .distributed import place, wait
 from .grid import Cell, Profile
@@ -41,6 +40,11 @@ def table(profile: Profile) -> str:
     return f"task_3_{profile.name}"
 
 
+def again(profile: Profile) -> str:
+    """How a table that cannot be read is made: a sweep keeps what is finished, so it has to go first."""
+    return f"remove both files, and `python -m study task3 --profile {profile.name}` makes them anew"
+
+
 def key(cell: Cell) -> tuple[str, ...]:
     """What its rows have in the columns of `Cell`."""
     return tuple(map(str, cell.key.values()))
@@ -53,7 +57,7 @@ def read(profile: Profile, folder: Path) -> dict[tuple[str, ...], Rows]:
         return {}
     found: dict[tuple[str, ...], Rows] = {}
     columns = [*Cell.__dataclass_fields__, "settings", *grid.RECORD]
-    for row in results.read_text(table(profile), folder):
+    for row in results.read_text(table(profile), folder, again(profile)):
         if list(row) != columns:
             raise results.DamagedResults(f"{folder / table(profile)}.csv: the columns are not {', '.join(columns)}")
         found.setdefault(tuple(row[name] for name in Cell.__dataclass_fields__), []).append(row)
@@ -184,7 +188,7 @@ def _store(
     """Put the rows of a cell into the table, in place of those it has there; then its checkpoint is not needed any more."""
     with _locked(profile, kept, folder):
         found = read(profile, folder)
-        old = results.provenance(table(profile), folder) if found else {}
+        old = results.provenance(table(profile), folder, again(profile)) if found else {}
         found[key(cell)] = rows
         about = old.get("about", f"Task III, profile {profile.name}: one row per epoch of each cell of the grid")
         results.write(
@@ -229,7 +233,7 @@ def sweep(
         return
     if not dask:
         _images(profile, data)  # downloaded once, and refused before anything runs
-    state, jobs = code(), min(jobs, len(todo))  # the code now, before anybody changes a file
+    state, jobs = results.code(), min(jobs, len(todo))  # the code now, before anybody changes a file
     rest = (data, device, state, kept, progress and jobs == 1 and not dask and sys.stderr.isatty())
     with tqdm(total=len(todo), unit="cell", desc=table(profile), disable=not (first and progress)) as bar:
         for cell, rows, *about in _finished(profile, todo, jobs, dask, *rest):

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from quantized_training.constraints import PHI
-from quantized_training.methods import SGDA, ASkew, FullPrecision, Method
+from quantized_training.methods import FullPrecision, Method
 from quantized_training.optimizer import QuantizedOptimizer
 from quantized_training.schedules import Schedule, as_schedule
 
@@ -41,9 +40,10 @@ class Diverged(FloatingPointError):
 # Numbers about a network
 
 
-def cells(optimizer: QuantizedOptimizer) -> list[Tensor]:
+def codes(optimizer: QuantizedOptimizer) -> list[Tensor]:
     """For each quantised parameter the indices of its weights' nearest levels; call it inside `optimizer.latent()`."""
-    return [g["levels"].cell(p.detach()) for g in optimizer.param_groups if g["quantize"] for p in g["params"]]
+    quantised = ((g["levels"], p.detach()) for g in optimizer.param_groups if g["quantize"] for p in g["params"])
+    return [levels.cell(p).to(torch.int16) for levels, p in quantised]  # a quarter of the memory of torch's indices
 
 
 @torch.no_grad()
@@ -54,18 +54,16 @@ def violation(optimizer: QuantizedOptimizer) -> tuple[float, float]:
     a method without one. A half gap (of the smallest gap) is the distance between a level and a midpoint. Call it inside
     `optimizer.latent()`.
     """
-    method, infeasible, distance, total = optimizer.method, 0, 0.0, 0
+    constraint, infeasible, distance, total = optimizer.method.constraint, 0, 0.0, 0
     for group in optimizer.param_groups:
         for w in map(torch.Tensor.detach, group["params"] if group["quantize"] else []):
             levels = group["levels"]
             total += w.numel()
             distance += float((w - levels.nearest(w)).abs().double().sum()) / (min(levels.gaps) / 2)
-            if isinstance(method, ASkew | SGDA):
-                constraint = getattr(method, "constraint", PHI)
-                epsilon = method._tolerance(levels) if isinstance(method, SGDA) else method.epsilon
-                least = -1e-6 * constraint.largest_epsilon(levels)
-                infeasible += int((constraint.value(w, levels, epsilon) < least).sum())
-    return (infeasible / total if isinstance(method, ASkew | SGDA) else math.nan), distance / total
+            if constraint is not None:
+                value = constraint.value(w, levels, optimizer.method.tolerance(levels))
+                infeasible += int((value < -1e-6 * constraint.largest_epsilon(levels)).sum())
+    return (math.nan if constraint is None else infeasible / total), distance / total
 
 
 # Training
@@ -145,7 +143,8 @@ def _epoch(
     if not math.isfinite(loss):
         raise FloatingPointError(f"the mean loss of the epoch is {loss}")
     send_round(run.model.buffers())  # DDP does so before each step; after the last one each process has its own
-    row = {"epoch": done + 1, "lr": group["lr"], "epsilon": getattr(run.optimizer.method, "epsilon", math.nan)}
+    method = run.optimizer.method
+    row = {"epoch": done + 1, "lr": group["lr"], "epsilon": method.tolerance(method.levels)}
     return row | {"loss": loss, "seconds": seconds, "images_per_second": steps * batch / seconds}
 
 
@@ -154,7 +153,7 @@ def _scores(run: Run, data: Data, before: list[Tensor], kept: Tensor, batch: int
     test, moments, row = (data.test_x, data.test_y), (data.mean, data.std), {}
     with run.optimizer.latent():
         row["latent_loss"], row["latent_accuracy"] = evaluate(run.model, *test, *moments)
-        after = cells(run.optimizer)
+        after = codes(run.optimizer)
         row["infeasible"], row["distance"] = violation(run.optimizer)
     changed = sum(int((a != b).sum()) for a, b in zip(before, after, strict=True))
     row["changed"] = changed / sum(a.numel() for a in after)
@@ -275,7 +274,7 @@ def train_images(
         with tqdm(total=epochs * steps, initial=len(run.record) * steps, unit="step", disable=hidden) as bar:
             while len(run.record) < epochs:
                 with run.optimizer.latent():
-                    before = cells(run.optimizer)
+                    before = codes(run.optimizer)
                 try:
                     row = _epoch(run, forward, data, schedule, batch, augmented, bar.update)
                 except FloatingPointError as error:
@@ -286,6 +285,7 @@ def train_images(
                 row["utilisation"] = work * row["images_per_second"] / peak
                 run.record.append(row | _scores(run, data, before, kept, batch))
                 run.optimizer.method.anneal()
+                good = None  # its memory is free before the next one takes as much
                 good = run.state()
                 if path is not None:
                     if rank == 0:

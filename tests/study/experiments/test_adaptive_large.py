@@ -17,7 +17,7 @@ from quantized_training import Cosine
 from study import experiments, results
 from study.datasets import image_sets
 from study.experiments import adaptive_large as large
-from study.tasks.optimizers import OPTIMISERS, Setting, build
+from study.tasks.binary_optimizers import OPTIMIZERS, Setting, build
 from study.vision import binary_models, detection
 from study.vision.binary_models import Detector, Language, MobileNetV2, groups, resnet34
 
@@ -157,9 +157,9 @@ def test_a_shortcut_of_mobilenet_adds_its_input():
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("optimiser", OPTIMIZERS)
 def test_every_optimiser_trains_binary_weights(name, optimiser):
-    setting = OPTIMISERS[optimiser].settings[2]
+    setting = OPTIMIZERS[optimiser].settings[2]
     model, record = large.train(tiny(name), optimiser, setting, "test", 0)
     torch.manual_seed(0)
     start = groups(tiny(name).network())
@@ -201,7 +201,7 @@ def numbers(record) -> list[dict]:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_seed_is_a_run_and_other_random_numbers_are_left_alone(name):
-    how = tiny(name), "BAMSProd", OPTIMISERS["BAMSProd"].settings[4], "test"
+    how = tiny(name), "BAMSProd", OPTIMIZERS["BAMSProd"].settings[4], "test"
     torch.manual_seed(5)
     first = numbers(large.train(*how, 1)[1])
     found = torch.rand(3)
@@ -232,7 +232,7 @@ def test_all_rates_fall_along_a_cosine(monkeypatch, optimiser):
 
     monkeypatch.setattr(large, "build", spy)
     monkeypatch.setattr(large.Images, "measure", measure)
-    large.train(tiny("ResNet-34", epochs=4), optimiser, OPTIMISERS[optimiser].settings[0], "test", 0)
+    large.train(tiny("ResNet-34", epochs=4), optimiser, OPTIMIZERS[optimiser].settings[0], "test", 0)
     assert set(seen[0]) == ({1e-4, 1e-2} if optimiser == "Bop" else {0.01})  # Bop's own and that of Adam for the rest
     for epoch, now in enumerate(seen):
         assert now == pytest.approx([Cosine(lr, 4)(epoch) for lr in seen[0]])
@@ -319,12 +319,12 @@ def test_units_are_the_whole_grid_with_the_same_budget_for_every_optimiser():
     for experiment, part, runs in ((large.TUNING, "tuning", 8), (large.EXPERIMENT, "test", 3)):
         assert experiment.device == "cuda" and len(experiment.units) == 4 * 7 * runs
         assert {u.args for u in experiment.units.values()} == {
-            ("gpu", name, o, part, k) for name in TASKS for o in OPTIMISERS for k in range(runs)
+            ("gpu", name, o, part, k) for name in TASKS for o in OPTIMIZERS for k in range(runs)
         }
         assert pickle.loads(pickle.dumps(experiment)).units.keys() == experiment.units.keys()
         assert experiments.experiments()[experiment.name] == experiment
         assert experiment.name not in experiments.choose([])
-    assert {len(kind.settings) for kind in OPTIMISERS.values()} == {8}
+    assert {len(kind.settings) for kind in OPTIMIZERS.values()} == {8}
 
 
 def stored(folder, scores: dict[tuple[str, str], list[float]]) -> None:
@@ -351,11 +351,11 @@ def test_the_best_setting_after_the_last_epoch_is_tested(tmp_path, monkeypatch):
         ("ResNet-34", "Bop"): 4,
         ("LSTM", "Bop"): 0,  # whatever is tested diverges, and the table says so
     }.items():
-        assert str(large.best(task, name)) == str(OPTIMISERS[name].settings[place])
+        assert str(large.best(task, name)) == str(OPTIMIZERS[name].settings[place])
 
 
 def test_rates_of_sgd_are_a_tenth():
-    for name, kind in OPTIMISERS.items():
+    for name, kind in OPTIMIZERS.items():
         share = [a.lr / b.lr for a, b in zip(large.settings(name), kind.settings, strict=True)]
         assert share == pytest.approx([0.1 if name == "SGD(M)" else 1.0] * 8)
 

@@ -10,8 +10,9 @@ import torch
 from quantized_training import PHI, PSI, SGDA, Levels, QuantizedOptimizer
 from study import results
 from study.experiments import sensitivity as se
+from study.methods import BINARY
 from study.tasks import moons
-from study.tasks.ensembles import ANNEALING, BINARY, train
+from study.tasks.ensembles import ANNEALING, train
 
 STEPS, WINDOW = 300, 100
 

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from quantized_training import PHI, PSI
+from quantized_training import PHI, PSI, Levels
 from study.experiments import tables
 from study.results import DATA, read
 from study.tasks import logistic, moons
-from study.tasks.ensembles import ANNEALING, codebook, methods, train
+from study.tasks.ensembles import ANNEALING, methods, train
 
 
 def test_the_paper_prints_one_bit_only():
@@ -23,7 +23,7 @@ def test_the_paper_prints_one_bit_only():
 @pytest.mark.parametrize("name", tables.ASKEW)
 @pytest.mark.parametrize("bits", [2, 4])
 def test_a_legal_start_keeps_every_weight_at_its_first_level(name, bits):
-    levels = codebook(bits)
+    levels = Levels.for_bits(bits)
     e = logistic.draw(16)  # one of the first 512 seeds ends elsewhere
     path = train(methods(0.1, bits, tables.legal(levels))[name], e).latent
     assert (levels.nearest(path) == 0).all(), "a weight left the level 0 next to its initial value"
@@ -35,7 +35,7 @@ def test_a_legal_start_keeps_every_weight_at_its_first_level(name, bits):
 @pytest.mark.parametrize(("constraint", "limit", "epoch"), [(PSI, 1 / 16, 22), (PHI, 1 / 4, 11)])
 def test_the_printed_schedule_is_legal_only_late(constraint, limit, epoch):
     for bits in (2, 4):
-        assert constraint.largest_epsilon(codebook(bits)) == pytest.approx(limit)
+        assert constraint.largest_epsilon(Levels.for_bits(bits)) == pytest.approx(limit)
     assert ANNEALING(epoch - 1) >= limit > ANNEALING(epoch)
 
 
@@ -45,7 +45,7 @@ def test_the_printed_schedule_is_legal_only_late(constraint, limit, epoch):
 )
 def test_a_push_of_4_is_too_strong_for_levels_1_apart(name, bits, fails):
     """Task II with epsilon as stated: who ends worse than a network of zeros, with alpha = 4 and 0.1."""
-    e, levels = moons.draw(64), codebook(bits)
+    e, levels = moons.draw(64), Levels.for_bits(bits)
     found = train({alpha: methods(alpha, bits)[name] for alpha in (4.0, 0.1)}, e, record=False)
     worse = {a: (moons.loss(levels.nearest(w), e.x, e.y) > math.log(2)).double().mean() for a, w in found.items()}
     assert (worse[4.0] > 0.1) == fails and worse[0.1] < 0.05

@@ -10,16 +10,26 @@ from study.speed import bench
 WIDTH = 2
 
 
-def test_shapes_are_those_of_the_cifar_resnet_18():
-    shapes = list(bench.resnet18_shapes())
-    assert sum(torch.Size(s).numel() for s in shapes) == 11_173_962 and len(shapes) == 62
-    assert sum(torch.Size(s).numel() for s in shapes if len(s) == 4 and s[2] == 3) == 10_987_200  # 3 x 3, the first too
+def test_the_weights_are_those_of_the_cifar_resnet_18():
+    shapes = [p.shape for p in bench.weights(64)]
+    assert sum(s.numel() for s in shapes) == 11_173_962 and len(shapes) == 62
+
+
+def test_numbers_per_weight():
+    found = {name: bench.numbers(make()) for name, make in bench.STEPS.items()}
+    assert found["SGDA"] == 9  # and three multipliers in and out
+    assert {name for name, n in found.items() if n == 4} == {
+        "BinaryConnect, nearest",
+        "Straight-through",
+        "BinaryConnect, stochastic",
+    }  # and the rounded weight out
+    assert {n for name, n in found.items()} == {3, 4, 9}
 
 
 @pytest.mark.parametrize("name", [name for name in bench.STEPS if name != "BinaryConnect, stochastic"])
 def test_the_step_that_is_compiled_is_the_optimizer_s(name, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    make, _ = bench.STEPS[name]
+    make = bench.STEPS[name]
     a, b = bench.weights(WIDTH), bench.weights(WIDTH)
     optimizer = QuantizedOptimizer(torch.optim.SGD(a, lr=bench.LR), make())
     step = bench.compiled_step(make(), b, checked=True)
@@ -33,7 +43,7 @@ def test_the_step_that_is_compiled_is_the_optimizer_s(name, monkeypatch):
 
 @pytest.mark.parametrize("name", list(bench.STEPS))
 def test_pieces_that_fit_in_the_cache_change_nothing(name, monkeypatch):
-    make, _ = bench.STEPS[name]
+    make = bench.STEPS[name]
     ends = []
     for chunk in (7, 2**30):
         monkeypatch.setattr(base, "CHUNK", chunk)
@@ -60,7 +70,7 @@ def test_strided_weights_take_the_same_step(monkeypatch):
 
 def test_a_finite_gradient_whose_sum_overflows_is_no_error():
     p = torch.nn.Parameter(torch.zeros(4))
-    optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=1e-38), bench.STEPS["Full precision"][0]())
+    optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=1e-38), bench.STEPS["Full precision"]())
     p.grad = torch.full((4,), 3e38)
     optimizer.step()
     assert (p < -2).all()

@@ -12,9 +12,9 @@ from torch.nn.functional import batch_norm, cross_entropy
 
 from study.experiments import _adaptive, adaptive_digits, adaptive_fashion, adaptive_vae
 from study.tasks import binary
-from study.tasks.optimizers import OPTIMISERS, Setting, build, clip_norms
+from study.tasks.binary_optimizers import OPTIMIZERS, Setting, build, clip_norms
 
-MIDDLE = {name: kind.settings[len(kind.settings) // 2] for name, kind in OPTIMISERS.items()}
+MIDDLE = {name: kind.settings[len(kind.settings) // 2] for name, kind in OPTIMIZERS.items()}
 
 
 def close(a, b, tolerance=1e-4):
@@ -101,7 +101,7 @@ def test_a_stack_is_the_plain_network_of_each_seed(double):
     assert (ours[:, 3, 0] < 0.6 * ours[:, 0, 0]).all() and (ours[:, 3, 1] > 0.4).all()
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_seed_does_not_depend_on_the_others(name):
     both = binary.train("digits", name, MIDDLE[name], [1, 2], epochs=1)
     one = binary.train("digits", name, MIDDLE[name], [2], epochs=1)
@@ -109,7 +109,7 @@ def test_a_seed_does_not_depend_on_the_others(name):
     close(both[1, 1, 0], one[0, 1, 0], 0.02)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_matrices_are_binary_and_the_rest_is_not(name):
     network = binary.Classifier((6, 5, 3), [0, 1])
     optimizers = build(name, MIDDLE[name], network.groups(), ensemble=True)
@@ -196,7 +196,7 @@ def test_roughness_is_the_noise_about_a_line():
 
 def test_the_setting_is_chosen_on_other_seeds_and_other_samples(monkeypatch):
     """A fake training: the setting's place says how good it is, and which seeds and samples are looked at is kept."""
-    seen, rates = [], [s.lr for s in OPTIMISERS["Adam"].settings]
+    seen, rates = [], [s.lr for s in OPTIMIZERS["Adam"].settings]
 
     def fake(task, optimiser, setting, seeds, batch, binary, test=True):
         seen.append((setting.lr, list(seeds), test))
@@ -222,7 +222,7 @@ def test_the_setting_is_chosen_on_other_seeds_and_other_samples(monkeypatch):
 
 
 def test_every_optimiser_has_the_same_budget():
-    assert {len(kind.settings) for kind in OPTIMISERS.values()} == {8}
+    assert {len(kind.settings) for kind in OPTIMIZERS.values()} == {8}
     assert not set(_adaptive.TUNING) & set(_adaptive.TESTS)
     assert len(_adaptive.TUNING) >= 8 and len(_adaptive.TESTS) >= 20
     for module in (adaptive_digits, adaptive_fashion, adaptive_vae):

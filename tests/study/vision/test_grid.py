@@ -12,19 +12,19 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from conftest import ROOT
-from quantized_training import PHI, PSI, SGDA, ASkew, StraightThrough, layers
+from quantized_training import PHI, PSI, SGDA, ASkew, Levels, StraightThrough, layers
 from study.datasets import image_sets
 from study.speed import task_3
 from study.vision import grid
-from study.vision.grid import METHODS, PROFILES, Cell, cells, codebook, settings
+from study.vision.grid import METHODS, PROFILES, Cell, cells, settings
 
 CPU = PROFILES["cpu"]
 
 
 def test_codebooks_are_those_of_section_6():
-    assert codebook(1).values == (-1, 1)
-    assert codebook(2).values == (-2, -1, 0, 1)
-    assert codebook(4).values == tuple(range(-8, 8))
+    assert Levels.for_bits(1).values == (-1, 1)
+    assert Levels.for_bits(2).values == (-2, -1, 0, 1)
+    assert Levels.for_bits(4).values == tuple(range(-8, 8))
 
 
 def test_cells_of_a_grid():
@@ -32,7 +32,7 @@ def test_cells_of_a_grid():
     assert len(found) == len(set(found)) == CPU.seeds * (6 * 3 + 1)
     assert [c.seed for c in found] == sorted(c.seed for c in found)
     assert sum(c.method == "Full precision" for c in found) == CPU.seeds
-    both = cells(CPU, levels=grid.LEVELS, quantise=layers.QUANTISE, seeds=[7])
+    both = cells(CPU, levels=grid.LEVELS, quantise=layers.QUANTIZE, seeds=[7])
     assert len(both) == 6 * 3 * 2 * 3 + 1 and {c.seed for c in both} == {7}
     assert cells(CPU, bits=(2,), methods=("Full precision",)) == []
 
@@ -57,14 +57,14 @@ def test_cells_that_do_not_exist_are_refused(wrong, words):
 @pytest.mark.parametrize("bits", grid.BITS)
 @pytest.mark.parametrize("epochs", [7, 20, 40])
 def test_annealing_falls_by_a_fixed_factor_over_the_second_half(name, constraint, bits, epochs):
-    method = METHODS[name](codebook(bits), epochs, 0)
+    method = METHODS[name](Levels.for_bits(bits), epochs, 0)
     assert isinstance(method, ASkew) and method.constraint is constraint
     gap = 2 if bits == 1 else 1
     largest = gap**4 / 16 if constraint is PSI else gap**2 / 4
     seen = []
     for _ in range(epochs):
         seen.append(method.epsilon)
-        method.check(codebook(bits), CPU.lr)  # legal from the first to the last epoch
+        method.check(Levels.for_bits(bits), CPU.lr)  # legal from the first to the last epoch
         method.anneal()
     half = epochs // 2
     assert seen[: half + 1] == [largest] * (half + 1)
@@ -75,7 +75,7 @@ def test_annealing_falls_by_a_fixed_factor_over_the_second_half(name, constraint
 
 def test_tolerance_of_sgda_is_in_proportion_to_the_gaps():
     for bits, largest in ((1, 1.0), (2, 0.25), (4, 0.25)):
-        method = METHODS["SGDA"](codebook(bits), 20, 0)
+        method = METHODS["SGDA"](Levels.for_bits(bits), 20, 0)
         assert isinstance(method, SGDA) and method.epsilon == pytest.approx(0.05 * largest)
 
 
@@ -101,7 +101,7 @@ def test_scaled_levels_do_not_change_the_network_at_the_start():
     parameters = {levels: dict(m.named_parameters()) for levels, m in made.items()}
     assert any(layers.SCALED in name for name in parameters["scaled"])
     nearest = {
-        levels: torch.cat([codebook(2).nearest(p).flatten() for p in named.values() if p.ndim > 1])
+        levels: torch.cat([Levels.for_bits(2).nearest(p).flatten() for p in named.values() if p.ndim > 1])
         for levels, named in parameters.items()
     }
     assert (nearest["raw"] == 0).double().mean() > 0.9  # why a scale is needed where 0 is a level
@@ -177,3 +177,24 @@ def test_noise_has_the_shape_of_images():
     data = task_3.blank(PROFILES["subset"], 3)
     assert data.train_x.shape == (192, 3, 32, 32) and data.train_x.dtype == torch.uint8
     assert 120 < data.train_x.double().mean() < 135 and set(data.train_y.tolist()) == set(range(10))
+
+
+def test_the_end_of_every_seed_of_a_cell():
+    def rows(*accuracies):
+        return [{"quantised_accuracy": x} for x in accuracies]
+
+    records = {
+        Cell("SGDA", 1, seed=0): rows(0.1, 0.5),
+        Cell("SGDA", 1, seed=1): rows(0.2, 0.25),
+        Cell("SGDA", 2): rows(0.9),
+    }
+    assert grid.at_end(records, Cell("SGDA", 1)).tolist() == [50, 25]
+    assert grid.at_end(records, grid.cell("SGDA", 2)).tolist() == [90]
+    assert not len(grid.at_end(records, grid.cell("SGDA", 1, levels="raw")))
+    assert grid.cell("Full precision", 2, levels="raw") == Cell("Full precision", grid.FULL)
+
+
+def test_when_epsilon_falls():
+    assert grid.first_annealed([1.0, 1.0, 0.9, 0.8]) == 2
+    with pytest.raises(ValueError, match="never"):
+        grid.first_annealed([1.0, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,9 +21,8 @@ from quantized_training import (
     StraightThrough,
     layers,
 )
-from quantized_training.layers import QUANTISE, groups, least_squares_scale
+from quantized_training.layers import QUANTIZE, groups, least_squares_scale
 from study.datasets import image_sets
-from study.speed.bench import resnet18_shapes
 from study.vision import networks
 from study.vision.networks import resnet18, resnet20, summary
 
@@ -34,12 +34,33 @@ def count(parameters) -> int:
     return sum(p.numel() for p in parameters)
 
 
-def test_resnet18_is_the_one_of_the_benchmarks():
+def resnet18_shapes(width: int, classes: int) -> Iterator[tuple[int, ...]]:
+    """The parameter shapes of the ResNet-18 for 32 x 32 images, written out: convolutions, normalisations, the last layer."""
+
+    def convolution(out: int, into: int, size: int) -> Iterator[tuple[int, ...]]:
+        yield from ((out, into, size, size), (out,), (out,))
+
+    yield from convolution(width, 3, 3)
+    into = width
+    for stage in range(4):
+        out = width * 2**stage
+        for block in range(2):
+            yield from convolution(out, into, 3)
+            yield from convolution(out, out, 3)
+            if stage and not block:
+                yield from convolution(out, into, 1)
+            into = out
+    yield from ((classes, into), (classes,))
+
+
+def test_resnet18_has_the_shapes_of_the_paper():
     for width, classes in ((64, 10), (8, 3)):
         model = resnet18(classes, width=width)
         shapes = sorted(tuple(p.shape) for p in model.parameters())
         assert shapes == sorted(resnet18_shapes(width, classes))
-    assert count(resnet18().parameters()) == 11_173_962
+    sizes = [torch.Size(s) for s in resnet18_shapes(64, 10)]
+    assert count(resnet18().parameters()) == sum(s.numel() for s in sizes) == 11_173_962 and len(sizes) == 62
+    assert sum(s.numel() for s in sizes if len(s) == 4 and s[2] == 3) == 10_987_200  # 3 x 3, the first too
 
 
 def test_resnet20_has_the_published_size():
@@ -120,7 +141,7 @@ def test_bad_sizes_are_named():
 
 
 @pytest.mark.parametrize("make", [resnet18, resnet20])
-@pytest.mark.parametrize("quantise", QUANTISE)
+@pytest.mark.parametrize("quantise", QUANTIZE)
 def test_groups_hold_every_parameter_once(make, quantise):
     model = make(width=4)
     made = groups(model, quantise)
@@ -141,7 +162,7 @@ def test_what_is_quantised():
     }
     numbers = {"all": 11_164_352, "all but first and last": 11_157_504, "3x3 only": 10_985_472}
     assert layers[0] == "conv1" and layers[-1] == "linear"
-    for quantise in QUANTISE:
+    for quantise in QUANTIZE:
         made = [g for g in groups(model, quantise) if g["quantize"]]
         assert {n for g in made for n in g["names"]} == expected[quantise]
         assert count(p for g in made for p in g["params"]) == numbers[quantise]
@@ -292,7 +313,7 @@ def test_scaled_groups_are_layers_on_their_own_levels():
     )
 
 
-@pytest.mark.parametrize("quantise", QUANTISE)
+@pytest.mark.parametrize("quantise", QUANTIZE)
 def test_scaled_layers_compute_the_same_on_common_levels(quantise):
     torch.manual_seed(0)
     levels, x = Levels.integers(2), torch.randn(4, 3, 8, 8)

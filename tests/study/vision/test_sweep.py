@@ -326,12 +326,12 @@ def test_what_is_unknown_is_refused_naming_what_is_allowed(here, capsys, bad, wo
 @pytest.mark.parametrize("names", [list(command.METHODS), list(grid.METHODS)])
 def test_methods_by_slug_and_by_name(here, monkeypatch, names):
     assert {"askewsgd", "modified-askewsgd", "proxquant-l1", "sgda", "full-precision"} < command.METHODS.keys()
-    assert len(command.METHODS) == len(grid.METHODS) and len(command.PLACES) == len(layers.QUANTISE)
+    assert len(command.METHODS) == len(grid.METHODS) and len(command.PLACES) == len(layers.QUANTIZE)
     seen = []
     monkeypatch.setattr(sweep, "sweep", lambda profile, cells, **_: seen.extend(cells))
     places = ("--quantise", *command.PLACES, "--levels", "scaled", "raw")
     assert main("--method", *names, *places) == 0
-    assert set(seen) == set(grid.cells(TINY, levels=grid.LEVELS, quantise=layers.QUANTISE)) and len(seen) == 18 * 12 + 2
+    assert set(seen) == set(grid.cells(TINY, levels=grid.LEVELS, quantise=layers.QUANTIZE)) and len(seen) == 18 * 12 + 2
 
 
 def test_help_has_every_option_and_name(capsys):

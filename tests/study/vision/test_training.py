@@ -419,7 +419,7 @@ OTHER = {
     "images": {"images": DIGITS.subset(100, 60)},
     "network": {"network": partial(ResNet, (1,), 5, 10, 1)},
     "method": {"method": partial(BinaryConnect, BINARY, seed=1)},
-    "groups": {"groups": partial(groups, quantise="all but first and last")},
+    "groups": {"groups": partial(groups, quantize="all but first and last")},
     "groups ": {"groups": with_decay},  # weight_decay=0.1 would change nothing, all weights are quantised
     "epochs": {"epochs": 4},
     "batch": {"batch": 20},

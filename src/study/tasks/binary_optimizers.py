@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
 from quantized_training.adaptive import BAMSProd, Bop
-from quantized_training.levels import Levels
 from quantized_training.methods import BinaryConnect, FullPrecision
 from quantized_training.optimizer import QuantizedOptimizer
 
-BINARY = Levels.binary()
+from ..methods import BINARY
+
 RATES = tuple(10 ** (k / 2) for k in range(-8, 0))  # 1e-4 to 0.32
 
 
@@ -68,7 +68,7 @@ def _bounds(**extra) -> tuple[Setting, ...]:
     return tuple(Setting(lr, {"final_lr": final, **extra}) for lr in RATES[3:7] for final in (0.3, 3.0))
 
 
-OPTIMISERS = {
+OPTIMIZERS = {
     "SGD(M)": Kind(SGD, _rates(100.0, momentum=0.9)),
     "Adam": Kind(Adam, _rates()),
     "AMSGrad": Kind(Adam, _rates(amsgrad=True)),
@@ -83,14 +83,14 @@ def build(
     name: str, setting: Setting, groups: Iterable[dict], ensemble: bool = False, binary: bool = True
 ) -> list[Optimizer]:
     """The optimizers, to be stepped one after the other, of a network whose binary weights are in the groups with
-    quantize=True (as `networks.groups` makes them).
+    quantize=True (as `binary_models.groups` makes them).
 
     ensemble: the first dimension of every parameter counts independent runs (only BAMSProd asks). binary: False trains the
     same weights in full precision.
     """
     groups = [dict(g) for g in groups]
     method = BinaryConnect(BINARY, stochastic=False) if binary else FullPrecision(BINARY)
-    make, extra = OPTIMISERS[name].make, dict(setting.extra)
+    make, extra = OPTIMIZERS[name].make, dict(setting.extra)
     if name == "BAMSProd":
         extra["ensemble"] = ensemble
     if name != "Bop":
