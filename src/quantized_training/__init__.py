@@ -8,7 +8,10 @@ Equation numbers in the docstrings are those of Wong & Wai, "On the Robustness o
 Training Phase of Deep Neural Networks".
 """
 
+from . import packing
+from .adaptive import BAMSProd, Bop
 from .constraints import PHI, PSI, Constraint
+from .layers import groups, reestimate_batch_norm, scale_layers
 from .levels import Levels
 from .methods import SGDA, ASkew, BinaryConnect, FullPrecision, KBitStraightThrough, Method, ProxQuant, StraightThrough
 from .optimizer import QuantizedOptimizer
@@ -21,7 +24,9 @@ __all__ = [
     "PSI",
     "SGDA",
     "ASkew",
+    "BAMSProd",
     "BinaryConnect",
+    "Bop",
     "Constant",
     "Constraint",
     "Cosine",
@@ -35,4 +40,8 @@ __all__ = [
     "ProxQuant",
     "QuantizedOptimizer",
     "StraightThrough",
+    "groups",
+    "packing",
+    "reestimate_batch_norm",
+    "scale_layers",
 ]

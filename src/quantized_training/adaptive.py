@@ -8,49 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .methods.base import chunks, local
 from .optimizer import whole
-from .schedules import as_schedule
-
-
-@dataclass(frozen=True)
-class Rising:
-    """t -> 1 - 1 / (rate t + 1): 0 at t = 0 and non-decreasing, to 1. The shape of AdaBound's lower bound."""
-
-    rate: float
-
-    def __post_init__(self) -> None:
-        _check_positive("rate", self.rate)
-
-    def __call__(self, t: int) -> float:
-        return 1 - 1 / (self.rate * t + 1)
-
-
-@dataclass(frozen=True)
-class Falling:
-    """t -> 1 + 1 / (rate t): infinite at t = 0 and non-increasing, to 1. The shape of AdaBound's upper bound.
-
-    t times it is t + 1 / rate, which does not decrease (see `BAMSProd`). 10 % above 1 at t = 10 / rate.
-    """
-
-    rate: float
-
-    def __post_init__(self) -> None:
-        _check_positive("rate", self.rate)
-
-    def __call__(self, t: int) -> float:
-        return 1 + 1 / (self.rate * t) if t else math.inf
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}={value}: it must be a positive finite number")
-
+from .schedules import Falling, Rising, as_schedule
 
 LOWER, UPPER = Rising(1e-3), Falling(1e-3)
 
@@ -75,6 +39,9 @@ def quantisation_error(w: Tensor) -> float:
 
     It equals sqrt(1 - (sum |w|)^2 / (n sum w^2)). Gaussian weights have sqrt(1 - 2/pi) = 0.603, uniform ones 0.5,
     binary ones 0.
+
+    >>> quantisation_error(torch.tensor([-0.5, 0.5])), round(quantisation_error(torch.tensor([0.0, 1.0])), 3)
+    (0.0, 0.707)
     """
     w = w.detach().double()
     return _relative_error(float(w.abs().sum()), float((w * w).sum()), w.numel())
@@ -161,6 +128,12 @@ class BAMSProd(_Optimizer):
     Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails; RuntimeError
     for sparse gradients. A gradient that is not finite spoils its own weight, as in Adam, and, where the bounds are
     measured, its tensor.
+
+    >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
+    >>> base = BAMSProd([w], lr=0.5, betas=(0.0, 0.0), target=4.0, lower=1.0, upper=1.0, eps=0.0)
+    >>> w.grad = torch.tensor([1.0, -2.0])
+    >>> base.step(), w.tolist()  # SGD with step lr / sqrt(target)
+    (None, [0.0, 0.0])
     """
 
     def __init__(
@@ -305,6 +278,12 @@ class Bop(_Optimizer):
     weight: start from weights on the levels. Other parameters need an optimizer of their own (the paper: Adam). Raises
     ValueError for values outside their range, a group with quantize=False and weights that are 0; RuntimeError for
     sparse gradients.
+
+    >>> w = nn.Parameter(torch.tensor([1.0, -1.0]))
+    >>> optimizer = Bop([w], lr=1.0, threshold=0.5)
+    >>> w.grad = torch.tensor([1.0, -0.25])  # the second is below the threshold
+    >>> optimizer.step(), w.tolist()
+    (None, [-1.0, -1.0])
     """
 
     def __init__(self, params, lr: float = 1e-4, threshold: float = 1e-8) -> None:

@@ -70,6 +70,11 @@ class Constraint:
     band: epsilon -> distance of the outer feasible edge from the outermost level. cap: smallest gap -> `largest_epsilon`.
     degree: the constraint falls with this power of the distance to a level beyond the hull, and inside a gap, u from its
     midpoint, with that of h^2 - u^2; the push is at least alpha / degree times the distance to the feasible set.
+
+    >>> PHI.feasible_intervals(Levels.binary(), epsilon=0.75)
+    [(-1.75, -0.5), (0.5, 1.75)]
+    >>> PHI.push(torch.tensor([0.25, 0.75]), Levels.binary(), epsilon=0.75)  # inside: free
+    tensor([0.3750, 0.0000])
     """
 
     name: str
@@ -150,6 +155,10 @@ def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
     """The smooth constraints f_1 .. f_(K+1) whose minimum is phi (paper, section 5): shape (K + 1, *w.shape).
 
     f_1 = eps - (q_1 - w),  f_j = eps - (q_(j-1) - w)(w - q_j) for j = 2..K,  f_(K+1) = eps - (w - q_K).
+
+    >>> w, levels = torch.tensor([-2.0, 0.25, 1.25]), Levels.binary()
+    >>> torch.allclose(pieces(w, levels, epsilon=0.5).amin(0), PHI.value(w, levels, epsilon=0.5))
+    True
     """
     q = levels.values
     middle = [(w - a) * (w - b) + epsilon for a, b in zip(q, q[1:], strict=False)]
@@ -157,7 +166,11 @@ def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
 
 
 def pieces_derivative(w: Tensor, levels: Levels) -> Tensor:
-    """Derivatives of the pieces f_j, shape (K + 1, *w.shape); they do not depend on epsilon."""
+    """Derivatives of the pieces f_j, shape (K + 1, *w.shape); they do not depend on epsilon.
+
+    >>> pieces_derivative(torch.tensor([0.25]), Levels.binary())[:, 0].tolist()
+    [1.0, 0.5, -1.0]
+    """
     q = levels.values
     one = torch.ones_like(w)
     return torch.stack([one, *[2 * w - (a + b) for a, b in zip(q, q[1:], strict=False)], -one])

@@ -7,7 +7,13 @@ from pathlib import Path
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Write the parts, one after the other, beside `path` and move the file there: nobody ever sees half of it."""
+    """Write the parts, one after the other, beside `path` and move the file there: nobody ever sees half of it.
+
+    >>> path = Path(tempfile.mkdtemp(), "weights")
+    >>> write_whole(path, b"whole ", b"or not at all")
+    >>> path.read_bytes()
+    b'whole or not at all'
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with open(beside, "wb") as file:
         file.writelines(parts)

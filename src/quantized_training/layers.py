@@ -69,6 +69,9 @@ def least_squares_scale(w: Tensor, levels: Levels) -> float:
     fits this rounding best, until nothing changes; the best of all is taken. For normal weights s is a multiple of their standard
     deviation that depends on the levels alone. Raises ValueError for weights that are all zero or not finite, and where no
     multiple of the levels is closer to them than zero.
+
+    >>> least_squares_scale(torch.tensor([-0.5, 0.25, 0.75]), Levels.binary())  # the mean of |w|
+    0.5
     """
     w = w.detach().double().flatten().sort().values.cpu()
     q = levels.tensor(w)
@@ -117,6 +120,10 @@ def groups(model: nn.Module, quantize: str = "all", levels: Levels | None = None
 
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError for an
     unknown `quantize`, where it leaves nothing to quantise, and for scaled=True without levels.
+
+    >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    >>> [(g["kind"], g["quantize"]) for g in groups(model)]
+    [('first layer', True), ('last layer', True), ('biases', False), ('normalisation', False)]
     """
     if quantize not in QUANTIZE:
         raise ValueError(f"quantize={quantize!r}: allowed are {', '.join(map(repr, QUANTIZE))}")
@@ -158,7 +165,11 @@ class _Times(torch.autograd.Function):
 
 
 class Scale(nn.Module):
-    """A fixed positive factor between a layer's parameter and the weight it uses; see `scale_layers` for its gradient."""
+    """A fixed positive factor between a layer's parameter and the weight it uses; see `scale_layers` for its gradient.
+
+    >>> Scale(0.5, like=torch.ones(1))(torch.tensor([-1.0, 1.0])).tolist()
+    [-0.5, 0.5]
+    """
 
     def __init__(self, factor: float, like: Tensor) -> None:
         super().__init__()
@@ -180,6 +191,11 @@ def scale_layers(model: nn.Module, levels: Levels, quantize: str = "all") -> dic
     so a step of SGD on v, with momentum and weight decay, moves w exactly as the step on w would, whatever s is.
     Returns the factors by the layers' names. Make the groups afterwards, with scaled=False. Raises ValueError as `groups`
     does and for a layer that is scaled already.
+
+    >>> model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(1, 8)
+    >>> before, factors = model(x), scale_layers(model, Levels.binary())
+    >>> sorted(factors), torch.allclose(model(x), before)
+    (['0', '2'], True)
     """
     factors = {}
     for group in groups(model, quantize, levels):
@@ -201,6 +217,11 @@ def reestimate_batch_norm(
 
     Rounding changes what a layer puts out, the running statistics remain those of the weights before. Everything else in
     the model is left as it is and runs in evaluation mode. forward: what is done with a batch, by default model(batch).
+
+    >>> norm = nn.BatchNorm1d(1)
+    >>> reestimate_batch_norm(norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
+    >>> norm.running_mean.item()
+    4.0
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     training, momenta = model.training, [m.momentum for m in norms]

@@ -21,6 +21,10 @@ class Levels:
     """The admissible values of one weight, in increasing order.
 
     Raises ValueError when there are fewer than two values, or when they are not finite and strictly increasing.
+
+    >>> levels = Levels.integers(bits=2)
+    >>> levels.values, levels.nearest(torch.tensor([-0.75, 0.5, 9.0])).tolist()
+    ((-2.0, -1.0, 0.0, 1.0), [-1.0, 1.0, 1.0])
     """
 
     values: tuple[float, ...]

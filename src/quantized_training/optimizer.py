@@ -14,7 +14,11 @@ from .methods.base import chunks
 
 
 def whole(t: Tensor) -> Tensor:
-    """A tensor whose parts lie on several processes (DTensor), on each of them."""
+    """A tensor whose parts lie on several processes (DTensor), on each of them.
+
+    >>> whole(torch.ones(2)).tolist()  # an ordinary tensor is
+    [1.0, 1.0]
+    """
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
@@ -30,6 +34,16 @@ class QuantizedOptimizer(torch.optim.Optimizer):
     before anything is changed; also where a parameter was overwritten by somebody else (except through `p.data`, which
     torch does not count as a change: it is lost at the next step). The constructor, `add_param_group` and step() raise ValueError where the method cannot
     work with a group's levels or learning rate.
+
+    >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
+    >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))
+    >>> (w - 0.5).square().sum().backward()  # at the signs
+    >>> optimizer.step()
+    >>> with optimizer.latent():
+    ...     print(w.tolist())
+    [-0.25, 1.0]
+    >>> w.tolist()
+    [-1.0, 1.0]
     """
 
     def __init__(self, base: torch.optim.Optimizer, method: Method) -> None:

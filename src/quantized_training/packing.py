@@ -26,7 +26,11 @@ DTYPES["bool"] = torch.bool
 
 
 def bits(levels: Levels) -> int:
-    """Bits per weight: 1 for two levels, 2 for up to four, 4 for up to sixteen. Raises ValueError for more."""
+    """Bits per weight: 1 for two levels, 2 for up to four, 4 for up to sixteen. Raises ValueError for more.
+
+    >>> bits(Levels.binary()), bits(Levels.ternary()), bits(Levels.integers(bits=4))
+    (1, 2, 4)
+    """
     for b in (1, 2, 4):
         if len(levels.values) <= 2**b:
             return b
@@ -37,6 +41,9 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor") -> Tensor:
     """Weights that lie on the levels, as uint8 of shape (ceil(n * bits / 8),): the first weight in the lowest bits.
 
     Raises ValueError, with the name, where a weight lies on no level.
+
+    >>> pack(torch.tensor([1.0, -1.0, 1.0]), Levels.binary()).tolist() == [0b101]
+    True
     """
     b = bits(levels)
     w = w.detach().cpu().contiguous()
@@ -56,7 +63,11 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor") -> Tensor:
 
 
 def unpack(packed: Tensor, levels: Levels, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    """The weights of `shape` that `pack` took, exactly. Raises ValueError where the bytes cannot be those of such weights."""
+    """The weights of `shape` that `pack` took, exactly. Raises ValueError where the bytes cannot be those of such weights.
+
+    >>> unpack(torch.tensor([0b101], dtype=torch.uint8), Levels.binary(), shape=(3,)).tolist()
+    [1.0, -1.0, 1.0]
+    """
     b, n = bits(levels), torch.Size(shape).numel()
     if packed.dtype != torch.uint8 or packed.shape != (-(-n * b // 8),):
         raise ValueError(
@@ -79,6 +90,13 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict]) -> int:
     groups: the optimizer's parameter groups, each with `quantize` (default True, as in `QuantizedOptimizer`) and `levels`.
     Call it inside `with optimizer.quantized():`. Raises ValueError, with the parameter's name, where a weight lies on no
     level, and where a quantised group has no levels or parameters that are not the model's; then nothing is written.
+
+    >>> model, path = nn.Linear(1024, 8, bias=False), tempfile.mkdtemp() + "/model.qt"
+    >>> optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters()), BinaryConnect(Levels.binary()))
+    >>> with optimizer.quantized():
+    ...     size = packing.save(path, model, optimizer.param_groups)
+    >>> size < 4 * 1024 * 8 / 25  # 1 bit instead of 32, and a header
+    True
     """
     names = {p: name for name, p in model.named_parameters()}
     levels_of: dict[str, Levels] = {}
@@ -110,6 +128,11 @@ def contents(path: str | Path) -> list[dict]:
     """What a file holds, tensor by tensor: name, shape, dtype, bytes, where packed `levels`, and `data` (uint8).
 
     Raises ValueError naming a file that is damaged or no such file.
+
+    >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
+    >>> size = save(path, model, groups=[])  # nothing quantised, nothing packed
+    >>> [(entry["name"], entry["shape"], entry["bytes"]) for entry in contents(path)]
+    [('weight', (2, 3), 24), ('bias', (2,), 8)]
     """
     raw = Path(path).read_bytes()
     if raw[:8] != MAGIC:
@@ -135,6 +158,11 @@ def load(path: str | Path) -> dict[str, Tensor]:
     """The state_dict of the model that `save` wrote, exactly as it was: `model.load_state_dict(packing.load(path))`.
 
     Raises ValueError naming a file that is damaged.
+
+    >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
+    >>> size = save(path, model, groups=[])
+    >>> torch.equal(load(path)["weight"], model.weight)
+    True
     """
     state = {}
     for entry in contents(path):

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Constant:
-    """value at every k."""
+    """value at every k.
+
+    >>> [Constant(0.1)(k) for k in (0, 9)]
+    [0.1, 0.1]
+    """
 
     value: float
 
@@ -18,7 +22,11 @@ class Constant:
 
 @dataclass(frozen=True)
 class Harmonic:
-    """initial / (k + 1): the step sizes of the paper's Assumption 7(b)."""
+    """initial / (k + 1): the step sizes of the paper's Assumption 7(b).
+
+    >>> [Harmonic(1.0)(k) for k in (0, 1, 3)]
+    [1.0, 0.5, 0.25]
+    """
 
     initial: float
 
@@ -31,6 +39,9 @@ class Geometric:
     """initial * ratio^(k - start), initial before start: the paper's annealing of epsilon, ratio 0.88 ("logarithmic" there).
 
     Never below initial * 1e-12, so that a long annealing does not end in an epsilon of 0.
+
+    >>> [Geometric(1.0, 0.5, start=1)(k) for k in (0, 1, 2, 3)]
+    [1.0, 1.0, 0.5, 0.25]
     """
 
     initial: float
@@ -47,7 +58,11 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Linear:
-    """slope * k: the growing regularisation strength of ProxQuant (Bai et al., 2018)."""
+    """slope * k: the growing regularisation strength of ProxQuant (Bai et al., 2018).
+
+    >>> [Linear(0.5)(k) for k in (0, 1, 2)]
+    [0.0, 0.5, 1.0]
+    """
 
     slope: float
 
@@ -57,7 +72,11 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """From initial down to 0 along half a cosine over `steps` steps, 0 afterwards."""
+    """From initial down to 0 along half a cosine over `steps` steps, 0 afterwards.
+
+    >>> [round(Cosine(1.0, steps=4)(k), 3) for k in range(6)]
+    [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
+    """
 
     initial: float
     steps: int
@@ -66,9 +85,54 @@ class Cosine:
         return self.initial * (1 + math.cos(math.pi * min(k / self.steps, 1))) / 2
 
 
-Schedule = Constant | Harmonic | Geometric | Linear | Cosine
+@dataclass(frozen=True)
+class Rising:
+    """t -> 1 - 1 / (rate t + 1): 0 at t = 0 and non-decreasing, to 1. The shape of AdaBound's lower bound.
+
+    >>> [Rising(0.5)(t) for t in (0, 2, 6)]
+    [0.0, 0.5, 0.75]
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_positive("rate", self.rate)
+
+    def __call__(self, t: int) -> float:
+        return 1 - 1 / (self.rate * t + 1)
+
+
+@dataclass(frozen=True)
+class Falling:
+    """t -> 1 + 1 / (rate t): infinite at t = 0 and non-increasing, to 1. The shape of AdaBound's upper bound.
+
+    t times it is t + 1 / rate, which does not decrease (see `BAMSProd`). 10 % above 1 at t = 10 / rate.
+
+    >>> [Falling(0.5)(t) for t in (0, 2, 4)]
+    [inf, 2.0, 1.5]
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_positive("rate", self.rate)
+
+    def __call__(self, t: int) -> float:
+        return 1 + 1 / (self.rate * t) if t else math.inf
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value}: it must be a positive finite number")
+
+
+Schedule = Constant | Harmonic | Geometric | Linear | Cosine | Rising | Falling
 
 
 def as_schedule(value: float | Schedule) -> Schedule:
-    """A number becomes a constant schedule; a schedule is returned as it is."""
+    """A number becomes a constant schedule; a schedule is returned as it is.
+
+    >>> as_schedule(0.5), as_schedule(Linear(0.1))
+    (Constant(value=0.5), Linear(slope=0.1))
+    """
     return value if callable(value) else Constant(float(value))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 from quantized_training import layers
 
 from . import results
+from .statistics import plus_minus
 from .vision import grid, sweep
 from .vision.distributed import distributed, place
 from .vision.grid import Cell, Profile
@@ -96,8 +96,7 @@ def lines(profile: Profile, cells: Sequence[Cell], folder: Path) -> list[tuple[s
         scores = []
         for kind in ("latent_accuracy", "quantised_accuracy"):
             x = [100 * float(row[kind]) for row in last]
-            spread = f" ± {statistics.stdev(x):.2f}" if len(x) > 1 else ""
-            scores.append(f"{statistics.fmean(x):.2f}{spread}" if x else "-")
+            scores.append(plus_minus(x, 2, none="-"))
         seeds = [(state, [str(c.seed) for c in group if states[c] == state]) for state in sweep.STATES]
         words = "; ".join(f"{len(which)} {state}: {' '.join(which)}" for state, which in seeds if which)
         found.append((*map(str, about), *scores, words))

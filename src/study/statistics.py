@@ -92,6 +92,17 @@ def compare(a, b, tolerance: float = 1e-9) -> Comparison:
     return Comparison(wins / len(a), 1 - (wins + losses) / len(a), losses / len(a), (interval.low, interval.high))
 
 
+def paired(a, b, ratio: bool = False) -> tuple[float, float, float]:
+    """Mean of a - b over the seeds with its 95 % interval (Student's t), from one number per seed each, (S,); with `ratio` the
+    geometric mean of a / b. NaN where a value is not finite."""
+    x = np.log(np.divide(a, b)) if ratio else np.subtract(a, b)
+    if not np.isfinite(x).all():
+        return math.nan, math.nan, math.nan
+    s = summarise(x)
+    found = np.array([s.mean, *s.confidence])
+    return tuple((np.exp(found) if ratio else found).tolist())
+
+
 def share(successes) -> tuple[float, tuple[float, float]]:
     """Share of true entries, with its 95 % Wilson interval."""
     x = np.asarray(successes, dtype=bool).ravel()

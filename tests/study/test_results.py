@@ -11,7 +11,7 @@ from study import results
 from study.claims import printed
 from study.figures import METHODS
 from study.speed import bench
-from study.statistics import Summary, compare, percent, plus_minus, share, spread, summarise
+from study.statistics import Summary, compare, paired, percent, plus_minus, share, spread, summarise
 
 
 def test_summary_against_scipy():
@@ -116,3 +116,11 @@ def test_rows_are_selected_by_their_columns():
     assert results.select(rows, task="II") == []
     with pytest.raises(KeyError):
         results.select(rows, seed=0)
+
+
+def test_paired_differences_against_scipy():
+    a, b = np.random.default_rng(2).uniform(1, 2, (2, 30))
+    for values, found in ((a - b, paired(a, b)), (np.log(a / b), np.log(paired(a, b, ratio=True)))):
+        interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        assert found == pytest.approx((values.mean(), interval.low, interval.high))
+    assert np.isnan(paired([1.0, np.inf], [1.0, 1.0])).all()

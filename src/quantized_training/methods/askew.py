@@ -33,6 +33,10 @@ def skewed_velocity(
     right with size `clip` (infinite without a clip).
 
     clip_velocity: clip the whole velocity instead, the paper's reading; it biases stochastic gradients beyond `clip`.
+
+    >>> w = torch.tensor([0.25, 0.75])  # the first infeasible: pushed up against its gradient; the second free
+    >>> skewed_velocity(torch.ones(2), w, Levels.binary(), epsilon=0.75, alpha=0.5, constraint=PHI)
+    tensor([ 0.1875, -1.0000])
     """
     return -_skewed(grad, w, levels, epsilon, alpha, constraint, clip, clip_velocity)
 
@@ -67,6 +71,11 @@ class ASkew(Method):
     jumps over the edge, and clip * lr above half the smallest gap, where one near a midpoint can jump over a level's cell.
     clip_velocity: see `skewed_velocity`.
     Raises ValueError for values outside their range; `QuantizedOptimizer` repeats the checks at every step.
+
+    >>> method = ASkew(Levels.binary(), epsilon=Geometric(0.5, 0.5))
+    >>> method.anneal()
+    >>> method.epsilon, ASkew(Levels.binary(), epsilon=1.0, merged=True).epsilon
+    (0.25, 1.0)
     """
 
     elementwise = True

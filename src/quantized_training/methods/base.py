@@ -15,7 +15,11 @@ CHUNK = 2**18  # weights: the temporaries of one piece stay in a processor's cac
 
 
 def local(t: Tensor) -> Tensor:
-    """The part of a sharded tensor (DTensor) on this process; any other tensor as it is."""
+    """The part of a sharded tensor (DTensor) on this process; any other tensor as it is.
+
+    >>> local(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
     return t.to_local() if hasattr(t, "to_local") else t
 
 
@@ -23,6 +27,9 @@ def chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """Views of tensors of one shape, piece by piece; of a sharded tensor (DTensor) the part on this process.
 
     One piece where cutting brings nothing: off the CPU, for small or strided tensors, and where torch compiles.
+
+    >>> [len(x) for x, y in chunks(torch.zeros(CHUNK + 5), torch.zeros(CHUNK + 5))]
+    [262144, 5]
     """
     tensors = tuple(map(local, tensors))
     whole = tensors[0].numel() <= CHUNK or tensors[0].device.type != "cpu" or torch.compiler.is_compiling()
@@ -36,6 +43,15 @@ class Method:
 
     All tensors have the shape of one parameter. `state` is a dict that belongs to that parameter: what is put there
     (dual variables, for example) travels with the optimizer's `state_dict`.
+
+    >>> class SignDescent(Method):
+    ...     def descent(self, grad, w, levels, state, out=None):
+    ...         return grad.sign()
+    >>> w = nn.Parameter(torch.zeros(2))
+    >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), SignDescent(Levels.binary()))
+    >>> w.grad = torch.tensor([3.0, -0.1])
+    >>> optimizer.step(), w.tolist()
+    (None, [-0.5, 0.5])
     """
 
     #: The constraint that the method keeps, where it has one; `tolerance` is its epsilon.
@@ -88,6 +104,10 @@ class Method:
 
 
 class FullPrecision(Method):
-    """Ordinary training; the levels only say how `QuantizedOptimizer.quantized` rounds."""
+    """Ordinary training; the levels only say how `QuantizedOptimizer.quantized` rounds.
+
+    >>> FullPrecision(Levels.binary()).descent(torch.tensor([3.0]), torch.zeros(1), Levels.binary(), {})
+    tensor([3.])
+    """
 
     elementwise = True

@@ -16,6 +16,9 @@ def prox_l1(w: Tensor, levels: Levels, strength: float) -> Tensor:
     """Proximal operator of strength * min_q ||w - q||_1: every weight moves towards its nearest level by at most `strength`.
 
     A weight within `strength` of its level lands exactly on it, so a finite strength already quantises.
+
+    >>> prox_l1(torch.tensor([0.25, 0.875]), Levels.binary(), strength=0.25).tolist()
+    [0.5, 1.0]
     """
     q = levels.nearest(w)
     r = w - q
@@ -26,6 +29,9 @@ def prox_l2(w: Tensor, levels: Levels, strength: float, dim: tuple[int, ...] | N
     """Proximal operator of strength * min_q ||w - q||_2 (not squared, as printed): the whole tensor moves as one block.
 
     dim: the dimensions that form one block, by default all of them.
+
+    >>> prox_l2(torch.tensor([0.25, 1.0]), Levels.binary(), strength=0.5).tolist()
+    [0.75, 1.0]
     """
     q = levels.nearest(w)
     r = w - q
@@ -35,7 +41,11 @@ def prox_l2(w: Tensor, levels: Levels, strength: float, dim: tuple[int, ...] | N
 
 
 def prox_squared_l2(w: Tensor, levels: Levels, strength: float) -> Tensor:
-    """Proximal operator of strength * min_q ||w - q||_2^2: (w + 2 strength q) / (1 + 2 strength), never exactly a level."""
+    """Proximal operator of strength * min_q ||w - q||_2^2: (w + 2 strength q) / (1 + 2 strength), never exactly a level.
+
+    >>> prox_squared_l2(torch.tensor([0.5]), Levels.binary(), strength=0.5).tolist()  # half of the way
+    [0.75]
+    """
     return (w + 2 * strength * levels.nearest(w)) / (1 + 2 * strength)
 
 
@@ -50,6 +60,11 @@ class ProxQuant(Method):
     lr * lambda_k. norm: "l1", "l2" (unsquared, one block per parameter tensor) or "squared_l2".
     ensemble: the first dimension of every parameter counts independent runs, each a block of its own under "l2".
     Raises ValueError for an unknown norm, and for a strength that is negative or not finite.
+
+    >>> method = ProxQuant(Levels.binary(), strength=Linear(1.0))
+    >>> method.anneal()
+    >>> method.after_step(torch.tensor([0.25]), method.levels, {}, lr=0.5).tolist()
+    [0.75]
     """
 
     def __init__(

@@ -22,6 +22,10 @@ class SGDA(Method):
     BinaryConnect at every setting there.
     Both steps use the same iterate (w, lambda), as Algorithm 2 prints. The multipliers of a parameter of shape s are
     `state["dual"]`, shape (K + 1, *s), from zero. Raises ValueError for values outside their range.
+
+    >>> method, w, state = SGDA(Levels.binary(), epsilon=0.5, dual_lr=0.5), torch.tensor([0.25]), {}
+    >>> [method.descent(torch.zeros(1), w, method.levels, state).item() for _ in range(2)]  # then a multiplier acts
+    [0.0, -0.109375]
     """
 
     constraint = PHI

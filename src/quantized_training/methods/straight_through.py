@@ -13,6 +13,9 @@ def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
     """1 where w lies inside the hull, 0 elsewhere: for {-1, +1} the indicator 1{|w| <= 1} of (3).
 
     The paper names it after the clipped ReLU; it is the derivative of the hard tanh.
+
+    >>> straight_through_mask(torch.tensor([-1.5, 0.5, 1.0]), Levels.binary()).tolist()
+    [0.0, 1.0, 1.0]
     """
     low, high = levels.hull
     return ((w >= low) & (w <= high)).to(w.dtype)
@@ -23,12 +26,20 @@ def kbit_round(u: Tensor, bits: int) -> Tensor:
 
     Printed is round((2^k - 1) u) - (2^(k-1) - 1), whose range -7 .. 8 (k = 4) contradicts the interval of section 6;
     subtracting 2^(k-1) gives that interval. Ties are rounded up.
+
+    >>> kbit_round(torch.tensor([0.0, 0.5, 1.0]), bits=2).tolist()
+    [-2.0, 0.0, 1.0]
     """
     return torch.floor((2**bits - 1) * u + 0.5) - 2 ** (bits - 1)
 
 
 class StraightThrough(Method):
-    """Gradient at the nearest level (1), passed on where the latent weight lies inside the hull (3)."""
+    """Gradient at the nearest level (1), passed on where the latent weight lies inside the hull (3).
+
+    >>> method, w = StraightThrough(Levels.binary()), torch.tensor([0.25, 1.5])
+    >>> method.forward_point(w, method.levels, {}).tolist(), method.descent(torch.ones(2), w, method.levels, {}).tolist()
+    ([1.0, 1.0], [1.0, 0.0])
+    """
 
     forward_is_latent = False
     elementwise = True
@@ -45,6 +56,10 @@ class KBitStraightThrough(Method):
 
     Equation (5) takes numbers from [0, 1]; the map from weights to [0, 1] is not given in the paper. Here the hull
     [q_1, q_K] is mapped on it, so that the latent weights live on the scale of the levels.
+
+    >>> method = KBitStraightThrough(bits=2)
+    >>> method.levels.values, method.forward_point(torch.tensor([0.25, 7.0]), method.levels, {}).tolist()
+    ((-2.0, -1.0, 0.0, 1.0), [0.0, 1.0])
     """
 
     forward_is_latent = False

@@ -81,7 +81,7 @@ def load(
     """205 training, 87 validation and 72 test images, reduced to `size` (width, height); the originals have 640 x 480.
 
     folder: read the set from here, or from BCCD or bccd/BCCD in it, instead of downloading it; cache, progress: as for
-    `vision.load`. Needs Pillow. Raises FileNotFoundError saying which file is missing, ValueError naming a damaged one, or the
+    `image_sets.load`. Needs Pillow. Raises FileNotFoundError saying which file is missing, ValueError naming a damaged one, or the
     kind of files where they can be read but are not the published ones, ConnectionError where a download fails.
     """
     place, read = _reader(folder, cache, progress)

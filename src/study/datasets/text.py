@@ -32,7 +32,7 @@ def load(folder: str | Path | None = None, cache: str | Path | None = None, prog
     """The text, with the word <eos> at the end of every line: 929,589, 73,760 and 82,430 words.
 
     folder: read the three files from here, or from a folder ptb in it, instead of downloading them; cache, progress: as for
-    `vision.load`. Raises FileNotFoundError saying which file is missing, ValueError naming a file that is damaged,
+    `image_sets.load`. Raises FileNotFoundError saying which file is missing, ValueError naming a file that is damaged,
     ConnectionError where a download fails.
     """
     if folder is None:

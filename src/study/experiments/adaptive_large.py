@@ -43,7 +43,7 @@ Part = tuple[Tensor, ...]
 
 
 class Data(NamedTuple):
-    """note: what belongs beside every number measured on them, see `vision.Images`."""
+    """note: what belongs beside every number measured on them, see `image_sets.Images`."""
 
     train: Part
     valid: Part

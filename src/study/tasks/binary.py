@@ -175,7 +175,7 @@ def digits() -> tuple[Part, Part, Part]:
 def fashion() -> tuple[Part, Part, Part]:
     """The first 3,000 training images of Fashion-MNIST, the next 1,000 for validation, the first 2,000 test images.
 
-    Read from the folder that QT_DATA names, otherwise downloaded; raises as `vision.load`.
+    Read from the folder that QT_DATA names, otherwise downloaded; raises as `image_sets.load`.
     """
     images = image_sets.load("fashion-mnist", os.environ.get("QT_DATA") or None)
     x, y = images.train_x, images.train_y

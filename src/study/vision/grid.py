@@ -1,6 +1,6 @@
 """Task III's grid: methods x bits x levels x layers x seeds under the settings of a profile, one cell at a time.
 
-A cell is trained by `task_3.train_images`; its rows, one per epoch, are stored in data/results/task_3_PROFILE.csv.
+A cell is trained by `training.train_images`; its rows, one per epoch, are stored in data/results/task_3_PROFILE.csv.
 `python -m study task3` runs what is missing there.
 """
 
@@ -37,7 +37,7 @@ LEVELS = ("scaled", "raw")
 class Profile:
     """The protocol that all cells of a table share.
 
-    images: a name for `vision.load`; train, test: how many of them, equally many of each class (None: all). width: channels
+    images: a name for `image_sets.load`; train, test: how many of them, equally many of each class (None: all). width: channels
     of the network's first stage; stride: of its first convolution. lr: at the start of half a cosine. seeds: how many, from 0.
     """
 
@@ -121,7 +121,7 @@ def cells(
 
 
 def images(profile: Profile, folder: Path | None = None, progress: bool = True) -> image_sets.Images:
-    """The images of a profile. Raises as `vision.load` does."""
+    """The images of a profile. Raises as `image_sets.load` does."""
     found = image_sets.load(profile.images, folder, progress=progress)
     if profile.train is None and profile.test is None:
         return found

@@ -23,7 +23,7 @@ PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
 
 
 class Data(NamedTuple):
-    """The tensors of `vision.Images` on one device."""
+    """The tensors of `image_sets.Images` on one device."""
 
     train_x: Tensor
     train_y: Tensor

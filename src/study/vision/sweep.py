@@ -217,9 +217,9 @@ def sweep(
 ) -> None:
     """Run the cells that are not stored, and store each when it has finished.
 
-    data: folder of the images, as for `vision.load`. jobs: cells at a time. dask: address of a Dask cluster's scheduler, on
+    data: folder of the images, as for `image_sets.load`. jobs: cells at a time. dask: address of a Dask cluster's scheduler, on
     whose workers the cells run instead. folder: of the table, by default data/results. kept: where running cells are kept,
-    by default _build/task_3. progress: show bars. Under torchrun jobs must be 1. Raises as `read`, `vision.load` and
+    by default _build/task_3. progress: show bars. Under torchrun jobs must be 1. Raises as `read`, `image_sets.load` and
     `train_images` do.
     """
     from tqdm import tqdm

@@ -207,7 +207,7 @@ def train_images(
 ) -> Run:
     """Train a network by SGD with momentum so that it can be rounded; returns it with its optimizer and record.
 
-    network, method, groups: make them, e.g. `resnet20`, `partial(BinaryConnect, levels)` and `networks.groups`; the network
+    network, method, groups: make them, e.g. `resnet20`, `partial(BinaryConnect, levels)` and `layers.groups`; the network
     is made after torch.manual_seed(seed), and groups is given the network. lr: a schedule is called with the epochs done so
     far, 0 at first and with fractions at each step. weight_decay: of matrices and filters that are not quantised, of all of
     them under FullPrecision, never of biases and normalisation; a group with its own "weight_decay" keeps it. The loss is

@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 from conftest import ROOT
 from quantized_training import PHI, PSI, SGDA, ASkew, Levels, StraightThrough, layers
 from study.datasets import image_sets
+from study.results import DATA
 from study.speed import task_3
-from study.vision import grid
+from study.vision import grid, sweep
 from study.vision.grid import METHODS, PROFILES, Cell, cells, settings
 
 CPU = PROFILES["cpu"]
@@ -25,6 +26,16 @@ def test_codebooks_are_those_of_section_6():
     assert Levels.for_bits(1).values == (-1, 1)
     assert Levels.for_bits(2).values == (-2, -1, 0, 1)
     assert Levels.for_bits(4).values == tuple(range(-8, 8))
+
+
+@pytest.mark.parametrize("name", ["cpu", "subset"])
+def test_the_settings_of_every_stored_cell_are_those_of_today(name):
+    """A renamed attribute of a method, of `Cell` or of `Profile` would turn what is stored into "other settings"."""
+    stored = sweep.read(PROFILES[name], DATA / "results")
+    assert len(stored) > 50
+    for (method, bits, levels, quantise, seed), rows in stored.items():
+        cell = Cell(method, int(bits), levels, quantise, int(seed))
+        assert {row["settings"] for row in rows} == {settings(PROFILES[name], cell)}, cell
 
 
 def test_cells_of_a_grid():
