@@ -305,5 +305,3 @@ def test_search_finds_a_page_by_its_title(opened):
     word = max(re.findall(r"[A-Za-z]+", title), key=len)
     visit = opened(f"search.html?q={word}")
     visit.page.wait_for_selector(f"#search-results li a[href*='{FIRST_NOTEBOOK}']")
-
-

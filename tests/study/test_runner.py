@@ -232,6 +232,8 @@ def test_times_are_not_compared():
     assert len(runner.compare("e", "u", old, [{"mean": "2", "seconds": "2"}])) == 1
 
 
+# Which unit: in these no other setting comes as close to the chosen one as another processor's rounding reaches.
+SEEDS = {"adaptive_digits": 4, "adaptive_fashion": 3, "adaptive_vae": 2}
 NO_MEANS = {"sd", "low", "high", "central_low", "central_high", "last_change"}
 
 
@@ -243,7 +245,7 @@ def test_a_unit_recomputed_in_full_gives_what_is_stored(name):
             binary.fashion()
         except (FileNotFoundError, ConnectionError) as error:  # neither in the folder QT_DATA nor to be downloaded
             pytest.skip(str(error))
-    ran, drifts = runner.check({name: experiments.experiments()[name]}, sample=1, seed=5)
+    ran, drifts = runner.check({name: experiments.experiments()[name]}, sample=1, seed=SEEDS.get(name, 5))
     assert ran == 1
     # A processor that rounds otherwise gives other runs of their kind. What is a mean over seeds then lies within its
     # standard errors; an outer quantile, a limit of an interval (of three seeds, say) or a last epoch need not.
