@@ -65,7 +65,7 @@ import sys, torch, torch.distributed as dist
 from datetime import timedelta
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from quantized_training import sharding
+from study.speed import sharding
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60))
 model = sharding.network()
