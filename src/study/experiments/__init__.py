@@ -26,4 +26,4 @@ def choose(names: Sequence[str]) -> dict[str, Experiment]:
     known = experiments()
     if unknown := [name for name in names if name not in known]:
         sys.exit(f"no experiment {', '.join(unknown)}; there are {', '.join(known)}")
-    return {name: e for name, e in known.items() if (name in names if names else e.device == "cpu" and e.hours <= 2)}
+    return {n: known[n] for n in names or known if names or known[n].device == "cpu" and known[n].hours <= 2}

@@ -61,7 +61,7 @@ PROTOCOLS = {
     for p in (
         Protocol("subset, held out", "cifar-10", 10_000, None, 2_000, 8, 2, 20, 64),
         Protocol("subset", "cifar-10", 10_000, 2_000, 0, 8, 2, 20, 64),
-        Protocol("cifar, held out", "cifar-10", None, None, 5_000, 16, 1, 20, 128, half=True),
+        Protocol("cifar, trial", "cifar-10", None, None, 5_000, 16, 1, 5, 128, half=True),
         Protocol("cifar", "cifar-10", None, None, 0, 16, 1, 20, 128, half=True),
     )
 }
