@@ -31,6 +31,10 @@ from .results import Row, stored
 SOURCES = Path(__file__).resolve().parents[1]  # of the library and of the study
 
 
+def _nothing(*arguments: str) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """name: of its table in data/results. about: a sentence. units: key -> function that returns rows, the same columns
@@ -47,8 +51,8 @@ class Experiment:
     device: str = "cpu"
     version: str = ""
     hours: float = 0.0
-    depends: Callable[[str], str] = field(default=lambda key: "", repr=False)
-    note: Callable[[], str] = field(default=lambda: "", repr=False)
+    depends: Callable[[str], str] = field(default=_nothing, repr=False)
+    note: Callable[[], str] = field(default=_nothing, repr=False)
 
     def digest(self, key: str) -> str:
         """Twelve hexadecimal digits that change with all that the unit's rows depend on."""

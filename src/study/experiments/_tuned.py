@@ -40,7 +40,11 @@ def search(name: str, about: str, protocol: str, bits: Iterable[int], seeds: Ite
         if b in kind.bits
         for k, setting in enumerate(kind.settings)
     }
-    return Experiment(name, about, units, version="1", hours=hours, note=lambda: tuned.images(PROTOCOLS[protocol]).note)
+    return Experiment(name, about, units, version="1", hours=hours, note=partial(note_of, protocol))
+
+
+def note_of(protocol: str) -> str:
+    return tuned.images(PROTOCOLS[protocol]).note
 
 
 def scores(rows: Sequence[Mapping], method: str, bits: int) -> dict[Setting, float]:
@@ -85,7 +89,9 @@ def _table(name: str, stamp: int) -> list[dict]:
 
 def chosen(method: str, bits: int) -> Setting:
     """The setting of a method: of the search at these bits, for four bits that at two. Raises as `best`."""
-    return best(table("tuning" if bits in (1, FULL) else "tuning_two_bits"), method, min(bits, 2) if bits < FULL else bits)
+    return best(
+        table("tuning" if bits in (1, FULL) else "tuning_two_bits"), method, min(bits, 2) if bits < FULL else bits
+    )
 
 
 def finished(name: str, bits: int) -> list[str]:
@@ -108,6 +114,10 @@ def final(
     picked = setting(method, bits)
     about = {"method": method, "bits": bits, "setting": str(picked), "seed": seed, "precision": how.precision}
     return [about | row for row in tuned.train(how, method, bits, picked, seed, scratch())]
+
+
+def _setting_of(places: Mapping[str, tuple], setting: Callable[[str, int], Setting], key: str) -> str:
+    return str(setting(*places[key]))
 
 
 def runs(
@@ -133,6 +143,6 @@ def runs(
         units,
         version="1",
         hours=hours,
-        depends=lambda key: str(setting(*places[key][:2])),
-        note=lambda: tuned.images(PROTOCOLS[protocol]).note,
+        depends=partial(_setting_of, {key: place[:2] for key, place in places.items()}, setting),
+        note=partial(note_of, protocol),
     )

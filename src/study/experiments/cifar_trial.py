@@ -3,10 +3,9 @@
 from functools import partial
 
 from ..runner import Experiment
-from ..vision import tuned
 from ..vision.grid import FULL
 from ..vision.tuned import METHODS
-from ._tuned import searched
+from ._tuned import note_of, searched
 
 PROTOCOL = "cifar, trial"
 
@@ -19,5 +18,5 @@ EXPERIMENT = Experiment(
     },
     version="1",
     hours=1,
-    note=lambda: tuned.images(tuned.PROTOCOLS[PROTOCOL]).note,
+    note=partial(note_of, PROTOCOL),
 )
