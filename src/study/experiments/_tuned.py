@@ -47,21 +47,28 @@ def note_of(protocol: str) -> str:
     return tuned.images(PROTOCOLS[protocol]).note
 
 
-def scores(rows: Sequence[Mapping], method: str, bits: int) -> dict[Setting, float]:
-    """The mean score of each setting over the seeds that all of them have; NaN where one diverged. Raises ValueError where
-    a setting has not been run."""
+def scores(
+    rows: Sequence[Mapping], method: str, bits: int, settings: Sequence[Setting] | None = None, score: str = SCORE
+) -> dict[Setting, float]:
+    """The mean score of each setting (those of `METHODS`) over the seeds that all of them have; NaN where one diverged.
+    Raises ValueError where a setting has not been run."""
     mine = [r for r in rows if (r["method"], r["bits"]) == (method, bits)]
-    found = {s: {r["seed"]: float(r[SCORE]) for r in mine if r["setting"] == str(s)} for s in METHODS[method].settings}
+    found = {
+        s: {r["seed"]: float(r[score]) for r in mine if r["setting"] == str(s)}
+        for s in settings or METHODS[method].settings
+    }
     common = set.intersection(*(set(x) for x in found.values()))
     if not common:
         raise ValueError(f"{method} at {bits} bits: not every setting has been run; `make results ONLY=tuning` goes on")
     return {s: statistics.fmean(x[seed] for seed in common) for s, x in found.items()}
 
 
-def best(rows: Sequence[Mapping], method: str, bits: int) -> Setting:
+def best(
+    rows: Sequence[Mapping], method: str, bits: int, settings: Sequence[Setting] | None = None, score: str = SCORE
+) -> Setting:
     """The setting with the highest score, the first of several; one that diverged is not chosen. Raises ValueError where
     all did, and as `scores`."""
-    good = {s: x for s, x in scores(rows, method, bits).items() if math.isfinite(x)}
+    good = {s: x for s, x in scores(rows, method, bits, settings, score).items() if math.isfinite(x)}
     if not good:
         raise ValueError(f"{method} at {bits} bits: every setting diverged")
     return max(good, key=good.get)

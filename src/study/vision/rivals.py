@@ -110,6 +110,8 @@ def one_each(groups: list[dict]) -> list[dict]:
 class LSQ(Method):
     """Learned step sizes (Esser et al., 2020): each layer's weight is s * nearest(w / s) with s learned from 1.
 
+    adam: betas of Adam, by which s is stepped then as other parameters are under Adam (None: SGD).
+
     Through the rounding go the gradient in w inside the hull, and in s, for u = w / s, nearest(u) - u inside and the hull's
     end outside, times 1 / sqrt(n Q), n the number of weights and Q the largest level (their section 2.2). s takes SGD's step
     with `momentum` at `step_rate` times the learning rate: at the rate of the weights, from a random start, the steps of s
@@ -119,9 +121,15 @@ class LSQ(Method):
 
     forward_is_latent = False
 
-    def __init__(self, levels: Levels, step_rate: float = 0.1, momentum: float = 0.9) -> None:
+    def __init__(
+        self,
+        levels: Levels,
+        step_rate: float = 0.1,
+        momentum: float = 0.9,
+        adam: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__(levels)
-        self.step_rate, self.momentum = step_rate, momentum
+        self.step_rate, self.momentum, self.adam = step_rate, momentum, adam
 
     @staticmethod
     def optimizer(base: torch.optim.Optimizer, rule: Method) -> QuantizedOptimizer:
@@ -141,12 +149,33 @@ class LSQ(Method):
 
     def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
         direction, slope = self.slopes(grad, w, state["scale"])
-        state["velocity"] = self.momentum * state["velocity"] + slope
+        if self.adam is None:
+            state["velocity"] = self.momentum * state["velocity"] + slope
+            return -direction
+        mean, square = state.get("mean", 0 * slope), state.get("square", 0 * slope)
+        (b1, b2), k = self.adam, state.get("steps", 0) + 1
+        state["mean"], state["square"] = b1 * mean + (1 - b1) * slope, b2 * square + (1 - b2) * slope**2
+        state["steps"] = k
+        state["velocity"] = state["mean"] / (1 - b1**k) / ((state["square"] / (1 - b2**k)).sqrt() + 1e-8)
         return -direction
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         state["scale"] = (state["scale"] - lr * self.step_rate * state["velocity"]).clamp_min(1e-3)
         return w
+
+
+class BitNet(Method):
+    """BitNet b1.58 (Ma et al., 2024): the gradient at s * nearest(w / s), s the mean of |w| as it is, passed on unchanged."""
+
+    forward_is_latent = False
+
+    @staticmethod
+    def optimizer(base: torch.optim.Optimizer, rule: Method) -> QuantizedOptimizer:
+        return _OwnScales(base, rule)
+
+    def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
+        state["scale"] = w.abs().mean().clamp_min(1e-5)
+        return state["scale"] * self.levels.nearest(w / state["scale"])
 
 
 class _OwnScales(QuantizedOptimizer):
@@ -160,7 +189,8 @@ class _OwnScales(QuantizedOptimizer):
 
 class TorchAO(Method):
     """PARQ (Jin et al., 2025) or BinaryRelax (Yin et al., 2018) of torchao.prototype.parq, which also choose each layer's
-    levels, every 10 steps: at one bit the least squares -mean|w| and mean|w|, else uniform ones, symmetric without a 0.
+    levels, every 10 steps: at one bit the least squares -mean|w| and mean|w|, ternary ones 0 and 1.1 mean|w| either side, else
+    uniform ones, symmetric without a 0.
 
     name: "parq" or "binaryrelax". steps: of the whole run; the gradual rounding goes from `start` to `end`, shares of it.
     """
@@ -172,7 +202,7 @@ class TorchAO(Method):
     ) -> None:
         super().__init__(levels)
         self.name, self.steps, self.start, self.end, self.steepness = name, steps, start, end, steepness
-        self.bits = round(math.log2(len(levels.values)))
+        self.bits = 0 if len(levels.values) == 3 else round(math.log2(len(levels.values)))  # torchao's word for ternary
 
     def optimizer(self, base: torch.optim.Optimizer, rule: Method) -> TorchAOOptimizer:
         return TorchAOOptimizer(base, rule)
@@ -193,7 +223,7 @@ class TorchAOOptimizer:
                 group["quant_bits"] = method.bits
                 group.setdefault("levels", method.levels)
         self.method, self.base = method, base
-        self.inner = QuantOptimizer(base, LSBQuantizer() if method.bits == 1 else UnifQuantizer(), prox)
+        self.inner = QuantOptimizer(base, LSBQuantizer() if method.bits < 2 else UnifQuantizer(), prox)
 
     @property
     def param_groups(self) -> list[dict]:
