@@ -39,7 +39,7 @@ def _nothing(*arguments: str) -> str:
 class Experiment:
     """name: of its table in data/results. about: a sentence. units: key -> function that returns rows, the same columns
     everywhere; functions of a module (or partials of them), because they run in other processes. device: "cuda" where they
-    need a GPU: such an experiment runs only where it is named; so does one of more than 2 `hours` of one core.
+    need a GPU: such an experiment runs only where it is named, and so does one with a `version`. hours: of one core.
 
     version: of an experiment whose table grows, to be changed by whoever changes what a unit computes. depends: key -> what
     else a unit's rows depend on, in words (a setting that another table decided). note: what belongs beside every number,

@@ -27,7 +27,7 @@ def main() -> int:
             "names",
             nargs="*",
             metavar="NAME",
-            help="experiments; without a name all that need neither a GPU nor more than 2 hours",
+            help="experiments; without a name all that need neither a GPU nor hours",
         )
         if name != "list":
             command.add_argument("--jobs", type=int, help="units at a time (default: all cores, on a GPU 1)")
