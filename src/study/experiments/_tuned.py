@@ -148,6 +148,7 @@ def runs(
         name,
         about,
         units,
+        device=PROTOCOLS[protocol].device,
         version="1",
         hours=hours,
         depends=partial(_setting_of, {key: place[:2] for key, place in places.items()}, setting),

@@ -42,6 +42,7 @@ from ..vision.binary_models import Detector, Language, MobileNetV2
 from ..vision.on_device import REACH, augment, half, multiplies_bfloat16, predict, stopwatch
 
 FULL = "Adam, full precision"
+FLOAT32 = f"{FULL} in float32"  # beside bfloat16, with its setting, one seed
 NAMES = (*OPTIMISERS, FULL)
 SEEDS = (1, 2, 3)  # of the tests; tuning has seed 0
 Part = tuple[Tensor, ...]
@@ -230,7 +231,7 @@ def train(
         torch.manual_seed(seed)
         model = task.network().to(device, memory_format=torch.channels_last)
         draws = torch.Generator().manual_seed(seed)
-        name, binary = ("Adam", False) if optimiser == FULL else (optimiser, True)
+        name, binary = ("Adam", False) if optimiser in (FULL, FLOAT32) else (optimiser, True)
         optimizers = build(name, setting, binary_models.groups(model), binary=binary)
         rates = [(group, Cosine(group["lr"], epochs)) for o in optimizers for group in o.param_groups]
         updates = 0
@@ -282,6 +283,7 @@ def settings(optimiser: str) -> list[Setting]:
 def unit(profile: str, name: str, optimiser: str, part: str, which: int) -> Sequence[Row]:
     """The rows of one run, one per epoch. which: the setting's place among the optimizer's in tuning, the seed in the test."""
     task, device = PROFILES[profile][name], "cuda" if profile == "gpu" else "cpu"
+    task = replace(task, half=False) if optimiser == FLOAT32 else task
     setting = settings(optimiser)[which] if part == "tuning" else best(name, optimiser)
     seed = 0 if part == "tuning" else which
     about = {"task": name, "optimiser": optimiser, "setting": str(setting), "part": part, "seed": seed}
@@ -293,6 +295,7 @@ def unit(profile: str, name: str, optimiser: str, part: str, which: int) -> Sequ
 def best(name: str, optimiser: str) -> Setting:
     """The setting with the best score after the last epoch of tuning, the first of several, and of all where all diverged.
     Raises as `results.read` where the tuning is not stored, ValueError where a setting has not been run."""
+    optimiser = FULL if optimiser == FLOAT32 else optimiser
     mine = [r for r in results.read("adaptive_small_tuning") if (r["task"], r["optimiser"]) == (name, optimiser)]
     last = {r["setting"]: float(r["score"]) for r in mine}  # epoch by epoch
     if missing := [str(s) for s in settings(optimiser) if str(s) not in last]:
@@ -317,12 +320,10 @@ def _note(profile: str) -> str:
 
 
 def _experiment(name: str, profile: str, part: str, numbers: Sequence[int], word: str, words: str, **how) -> Experiment:
-    units = {
-        f"{task}, {optimiser}, {word} {k}": partial(unit, profile, task, optimiser, part, k)
-        for task in PROFILES[profile]
-        for k in numbers
-        for optimiser in NAMES
-    }
+    halved = [name for name, task in PROFILES[profile].items() if task.half and part == "test"]
+    runs = [(task, o, k) for task in PROFILES[profile] for k in numbers for o in NAMES]
+    runs += [(task, FLOAT32, numbers[0]) for task in halved]
+    units = {f"{task}, {o}, {word} {k}": partial(unit, profile, task, o, part, k) for task, o, k in runs}
     about = f"Binary ResNet-34 and MobileNetV2 on CIFAR-10, LSTM on Penn Treebank, detector of blood cells: {words}"
     return Experiment(name, about, units, version="1", note=partial(_note, profile), **how)
 

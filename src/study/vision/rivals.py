@@ -66,7 +66,7 @@ class BayesBiNN(Method):
         return QuantizedOptimizer(base, rule)
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        u = torch.rand(w.shape, generator=self._generator, dtype=w.dtype).clamp(1e-7, 1 - 1e-7)
+        u = torch.rand(w.shape, generator=self._generator, dtype=w.dtype).to(w.device).clamp(1e-7, 1 - 1e-7)
         state["sample"] = ((w + torch.logit(u) / 2) / self.temperature).tanh()
         return state["sample"]
 

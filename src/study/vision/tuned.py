@@ -37,7 +37,7 @@ class Protocol:
 
     train, test: how many images, equally many of each class (None: all). held_out: in place of the test images, so many of
     the training images (the last ones of each class among `train`), which are then not trained on; 0: test images. half:
-    bfloat16 where the processor multiplies it natively.
+    bfloat16 where the processor multiplies it natively (a GPU always has it). network: of `networks`.
     """
 
     name: str
@@ -50,10 +50,13 @@ class Protocol:
     epochs: int
     batch: int
     half: bool = False
+    network: str = "resnet20"
+    device: str = "cpu"
 
     @property
     def precision(self) -> str:
-        return "bfloat16" if self.half and multiplies_bfloat16() else "float32"
+        native = multiplies_bfloat16() if self.device == "cpu" else torch.cuda.get_device_capability() >= (8, 0)
+        return "bfloat16" if self.half and native else "float32"
 
 
 PROTOCOLS = {
@@ -63,6 +66,7 @@ PROTOCOLS = {
         Protocol("subset", "cifar-10", 10_000, 2_000, 0, 8, 2, 20, 64),
         Protocol("cifar, trial", "cifar-10", None, None, 5_000, 16, 1, 5, 128, half=True),
         Protocol("cifar", "cifar-10", None, None, 0, 16, 1, 20, 128, half=True),
+        Protocol("gpu", "cifar-10", None, None, 0, 64, 1, 20, 256, half=True, network="resnet18", device="cuda"),
     )
 }
 
@@ -255,7 +259,9 @@ def train(
     decay = constants.pop("weight_decay", 5e-4)  # of what is not quantised
 
     def network() -> torch.nn.Module:
-        model = networks.resnet20(len(data.classes), data.train_x.shape[1], protocol.width, protocol.stride)
+        model = getattr(networks, protocol.network)(
+            len(data.classes), data.train_x.shape[1], protocol.width, protocol.stride
+        )
         layers.scale_layers(model, levels)
         return rivals.chain_rule(model) if kind.chain_rule else model
 
@@ -275,6 +281,7 @@ def train(
                 lr=Cosine(setting.lr, protocol.epochs),
                 weight_decay=decay,
                 seed=seed,
+                device=protocol.device,
                 checkpoint=checkpoint,
                 progress=False,
             ).record

@@ -322,10 +322,11 @@ def test_units_are_the_whole_grid_with_the_same_budget_for_every_optimiser():
         (large.EXPERIMENT, "gpu", "test", large.SEEDS[:1]),
     ):
         assert (experiment.device == "cuda") == (profile == "gpu")
-        assert len(experiment.units) == 4 * 8 * len(numbers)
-        assert {u.args for u in experiment.units.values()} == {
-            (profile, name, o, part, k) for name in TASKS for o in large.NAMES for k in numbers
-        }
+        runs = {(profile, name, o, part, k) for name in TASKS for o in large.NAMES for k in numbers}
+        assert len(runs) == 4 * 8 * len(numbers)
+        if experiment is large.SMALL:
+            runs |= {(profile, name, large.FLOAT32, part, large.SEEDS[0]) for name in TASKS if name != "LSTM"}
+        assert {u.args for u in experiment.units.values()} == runs and len(experiment.units) == len(runs)
         assert pickle.loads(pickle.dumps(experiment)).units.keys() == experiment.units.keys()
         assert experiments.experiments()[experiment.name] == experiment
         assert experiment.name not in experiments.choose([])
@@ -368,6 +369,17 @@ def test_full_precision_is_the_same_network_without_levels():
     model, record = large.train(tiny("ResNet-34"), large.FULL, Setting(1e-2), "test", 0)
     assert all(len(p.unique()) > 2 for g in groups(model) if g["quantize"] for p in g["params"])
     assert len(record) == 2
+
+
+def test_full_precision_in_float32_has_the_setting_of_bfloat16(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "DATA", tmp_path)
+    stored(tmp_path, {("ResNet-34", large.FULL): [0.1, 0.2, 0.9, 0.3]})
+    monkeypatch.setitem(large.PROFILES["tiny"], "ResNet-34", tiny("ResNet-34", half=True))
+    monkeypatch.setattr(large, "multiplies_bfloat16", lambda: True)
+    found = [large.unit("tiny", "ResNet-34", name, "test", 1)[0] for name in (large.FULL, large.FLOAT32)]
+    assert [r["precision"] for r in found] == ["bfloat16", "float32"] and found[0]["setting"] == found[1]["setting"]
+    assert found[0]["loss"] != found[1]["loss"] == pytest.approx(found[0]["loss"], rel=0.05)
+    assert large.SMALL.depends(f"ResNet-34, {large.FLOAT32}, seed 1") == found[0]["setting"]
 
 
 def test_the_small_profile_says_its_precision(monkeypatch):

@@ -108,6 +108,14 @@ def test_bfloat16_only_where_the_processor_multiplies_it(monkeypatch):
     assert seen == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
 
 
+@pytest.mark.parametrize("method", list(METHODS))
+def test_one_step_of_resnet18(method, digits):
+    """The protocol for a GPU, here: a batch, one epoch, narrow."""
+    short = replace(tuned.PROTOCOLS["gpu"], device="cpu", half=False, width=4, epochs=1, batch=100)
+    (row,) = tuned.train(short, method, METHODS[method].bits[0], METHODS[method].settings[0], 0, data=digits)
+    assert math.isfinite(row["loss"]) and row["seconds"] > 0
+
+
 # What is chosen
 
 
