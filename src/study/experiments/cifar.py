@@ -17,7 +17,7 @@ def setting(method: str, bits: int) -> Setting:
 
 
 def plan() -> list[tuple]:
-    full = [("Full precision", FULL, seed) for seed in SEEDS] if table("cifar_trial") else []
+    full = [("Full precision", FULL, seed) for seed in SEEDS] if finished("cifar_trial", FULL) else []
     one = [(method, 1, seed) for seed in SEEDS for method in finished("tuning", 1)[:5]]
     pair = [("Full precision", FULL, SEEDS[0], False)] if full else []
     more = [(method, bits, SEEDS[0]) for bits in (2, 4) for method in finished("tuning_two_bits", 2)[:2]]
