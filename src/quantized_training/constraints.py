@@ -67,7 +67,9 @@ class Constraint:
     """One of the two constraint functions, applied to every weight by itself.
 
     value, derivative: (w, levels, epsilon) -> tensor of w's shape.
-    band: epsilon -> distance of the outer feasible edge from the outermost level.
+    band: epsilon -> distance of the outer feasible edge from the outermost level. cap: smallest gap -> `largest_epsilon`.
+    degree: the constraint falls with this power of the distance to a level beyond the hull, and inside a gap, u from its
+    midpoint, with that of h^2 - u^2; the push is at least alpha / degree times the distance to the feasible set.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Constraint:
     derivative: Callable[[Tensor, Levels, float], Tensor]
     band: Callable[[float], float]
     cap: Callable[[float], float]
+    degree: int
 
     def push(self, w: Tensor, levels: Levels, epsilon: float) -> Tensor:
         """-g / g' of infeasible weights, which points to their feasible interval, and 0 for the others: w's shape.
@@ -98,7 +101,7 @@ class Constraint:
         low, high = levels.values[0] - s, levels.values[-1] + s
         back = w.clamp(low + ulp * abs(low), high - ulp * abs(high)).sub_(w)
         push = torch.addcdiv(back, depth, u, value=0.5)
-        if self is PSI:
+        if self.degree == 2:
             depth += back.abs_()
             push *= (s / 2) / depth.add_(s) + 0.5
         return push.nan_to_num_(0.0, math.inf, -math.inf) if min(squares) < 0 else push  # 0 / 0 where intervals touch
@@ -139,8 +142,8 @@ class Constraint:
         return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-PHI = Constraint("phi", 22, _phi, _phi_derivative, lambda eps: eps, lambda gap: gap**2 / 4)
-PSI = Constraint("psi", 19, _psi, _psi_derivative, math.sqrt, lambda gap: gap**4 / 16)
+PHI = Constraint("phi", 22, _phi, _phi_derivative, lambda eps: eps, lambda gap: gap**2 / 4, degree=1)
+PSI = Constraint("psi", 19, _psi, _psi_derivative, math.sqrt, lambda gap: gap**4 / 16, degree=2)
 
 
 def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:

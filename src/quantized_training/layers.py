@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from .levels import Levels
 
-QUANTISE = ("all", "all but first and last", "3x3 only")
+QUANTIZE = ("all", "all but first and last", "3x3 only")
 SCALED = "parametrizations.weight.original"  # what torch calls a layer's weight after `scale_layers`
 
 
@@ -100,10 +100,10 @@ def least_squares_scale(w: Tensor, levels: Levels) -> float:
     return float(s[errors.argmin()])
 
 
-def groups(model: nn.Module, quantise: str = "all", levels: Levels | None = None, scaled: bool = False) -> list[dict]:
+def groups(model: nn.Module, quantize: str = "all", levels: Levels | None = None, scaled: bool = False) -> list[dict]:
     """Parameter groups for a base optimizer and `QuantizedOptimizer`, one for each kind of parameter.
 
-    quantise: "all" (the weights of all layers), "all but first and last" (layers, in the order in which the model names
+    quantize: "all" (the weights of all layers), "all but first and last" (layers, in the order in which the model names
     them), or "3x3 only" (3 x 3 convolutions but the first and last layer; what the authors of ASkewSGD quantise in their
     ImageNet code, whose first layer is 7 x 7). In a ResNet whose shortcuts have no parameters the last two are the same.
     Biases and the parameters of normalisation are never quantised.
@@ -116,21 +116,21 @@ def groups(model: nn.Module, quantise: str = "all", levels: Levels | None = None
     measured in units of the weights, so they have to fit every layer's gap; `scale_layers` avoids that.
 
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError for an
-    unknown `quantise`, where it leaves nothing to quantise, and for scaled=True without levels.
+    unknown `quantize`, where it leaves nothing to quantise, and for scaled=True without levels.
     """
-    if quantise not in QUANTISE:
-        raise ValueError(f"quantise={quantise!r}: allowed are {', '.join(map(repr, QUANTISE))}")
+    if quantize not in QUANTIZE:
+        raise ValueError(f"quantize={quantize!r}: allowed are {', '.join(map(repr, QUANTIZE))}")
     if scaled and levels is None:
         raise ValueError("scaled=True needs levels, e.g. Levels.integers(4): they are what is scaled")
     kinds = _kinds(model)
     chosen = set(kinds.values()) - {"biases", "normalisation", "other parameters"}
-    if quantise == "all but first and last":
+    if quantize == "all but first and last":
         chosen -= {"first layer", "last layer"}
-    elif quantise == "3x3 only":
+    elif quantize == "3x3 only":
         chosen &= {"3x3 convolutions"}
     if not chosen:
         raise ValueError(
-            f"quantise={quantise!r} leaves nothing to quantise; the model has {', '.join(sorted(set(kinds.values())))}"
+            f"quantize={quantize!r} leaves nothing to quantise; the model has {', '.join(sorted(set(kinds.values())))}"
         )
     parameters, result = dict(model.named_parameters()), []
     for kind in sorted(set(kinds.values()), key=_place_in_table):
@@ -171,7 +171,7 @@ class Scale(nn.Module):
         return w / self.factor
 
 
-def scale_layers(model: nn.Module, levels: Levels, quantise: str = "all") -> dict[str, float]:
+def scale_layers(model: nn.Module, levels: Levels, quantize: str = "all") -> dict[str, float]:
     """Scaled levels, written as a scaled layer: each layer that `groups` would quantise uses s v as its weight, v = w / s.
 
     s is the layer's `least_squares_scale`, kept in the model's state. The network computes what it did before, and w lies on
@@ -182,7 +182,7 @@ def scale_layers(model: nn.Module, levels: Levels, quantise: str = "all") -> dic
     does and for a layer that is scaled already.
     """
     factors = {}
-    for group in groups(model, quantise, levels):
+    for group in groups(model, quantize, levels):
         for name in group["names"] if group["quantize"] else []:
             layer = name.removesuffix(".weight")
             if name.endswith(SCALED):

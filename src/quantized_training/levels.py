@@ -60,6 +60,11 @@ class Levels:
             )
         return cls(tuple(float(q) for q in range(-(2 ** (bits - 1)), 2 ** (bits - 1))))
 
+    @classmethod
+    def for_bits(cls, bits: int) -> Levels:
+        """The codebook of 2^bits levels that the paper's tasks use: `binary()` for one bit, else `integers(bits)`."""
+        return cls.binary() if bits == 1 else cls.integers(bits)
+
     def scaled(self, factor: float) -> Levels:
         """The same codebook times a positive factor, e.g. one per layer."""
         if not factor > 0:

@@ -11,7 +11,7 @@ from torch.nn.functional import threshold_
 from ..constraints import PSI, Constraint
 from ..levels import Levels
 from ..schedules import Schedule, as_schedule
-from .base import Method, chunks
+from .base import Method
 
 
 def skewed_velocity(
@@ -96,15 +96,15 @@ class ASkew(Method):
         """The tolerance in force."""
         return self.schedule(self.t)
 
-    def _settings(self, levels: Levels) -> tuple:
-        return levels, self.epsilon, self.alpha, self.constraint, self.clip, self.clip_velocity
+    @property
+    def anneals(self) -> bool:
+        return self.schedule(0) != self.schedule(1)
 
-    def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        return skewed_velocity(grad, w, *self._settings(levels))
+    def tolerance(self, levels: Levels) -> float:
+        return self.epsilon
 
-    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
-        for g, x, o in chunks(grad, w, out):
-            _skewed(g, x, *self._settings(levels), out=o)
+    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
+        return _skewed(grad, w, levels, self.epsilon, self.alpha, self.constraint, self.clip, self.clip_velocity, out)
 
     def check(self, levels: Levels, lr: float) -> None:
         self.constraint.check_epsilon(self.epsilon, levels, self.merged)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from ..constraints import Constraint
 from ..levels import Levels
 
 CHUNK = 2**18  # weights: the temporaries of one piece stay in a processor's cache; 2^16 to 2^21 were tried
@@ -36,6 +38,8 @@ class Method:
     (dual variables, for example) travels with the optimizer's `state_dict`.
     """
 
+    #: The constraint that the method keeps, where it has one; `tolerance` is its epsilon.
+    constraint: Constraint | None = None
     #: True where `forward_point` is the latent weight itself, so that no second copy of the weights is needed.
     forward_is_latent = True
     #: True where every slot treats each weight by itself and leaves `state` alone: then it may be given any part of a
@@ -54,21 +58,50 @@ class Method:
         """The point at which loss and gradient are taken, from the latent weights w."""
         return w
 
-    def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        """The direction v of the step w + lr * v, from the gradient at `forward_point(w)`."""
-        return -grad
-
-    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
-        """Write minus `direction` to `out`: what the base optimizer takes for the gradient."""
-        for g, x, o in chunks(grad, w, out) if self.elementwise else [(grad, w, out)]:
-            torch.neg(self.direction(g, x, levels, state), out=o)
+    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
+        """What the base optimizer takes for the gradient, from the gradient at `forward_point(w)`: minus the velocity v of
+        plain SGD's step w + lr * v. out: memory of w's shape in which the result may be returned; saves an allocation."""
+        return grad
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         """The latent weights after the base optimizer's step, corrected where the method asks for it."""
         return w
 
+    def late_changes(self, w: Tensor, levels: Levels, state: dict) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """(targets, values) pairs for what the method keeps in `state`, from the latent weights w before the step. They are
+        copied when nothing can fail any more; a value may depend on its own target and on w alone."""
+        return iter(())
+
+    def state_shape(self, name: str, levels: Levels, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape of `state[name]` for weights of `shape`; None for a name that the method does not use."""
+        return None
+
     def check(self, levels: Levels, lr: float) -> None:
         """Raise ValueError where the method cannot work with these levels or this step size."""
+
+    @property
+    def turns(self) -> bool:
+        """Whether `descent` is another than the gradient."""
+        return type(self).descent is not Method.descent
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the method may be given a part of a parameter's weights, or several parameters end to end."""
+        return self.elementwise
+
+    @property
+    def random(self) -> bool:
+        """Whether `forward_point` gives another result when it is asked again."""
+        return False
+
+    @property
+    def anneals(self) -> bool:
+        """Whether `anneal` changes anything."""
+        return False
+
+    def tolerance(self, levels: Levels) -> float:
+        """The epsilon in force for weights with these levels; NaN for a method without a constraint."""
+        return math.nan
 
     def anneal(self) -> None:
         """Advance the method's schedule by one (epsilon, or a regularisation strength); call it once per round."""

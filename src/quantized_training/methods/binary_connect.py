@@ -17,12 +17,13 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
     For {-1, +1} this is (4): +1 with probability sigma(w) = max(0, min((w + 1)/2, 1)). `uniform` has w's shape and
     holds independent draws from [0, 1).
     """
+    dtype, w = w.dtype, w.to(torch.promote_types(w.dtype, uniform.dtype))  # draws of half precision are too coarse
     q = levels.tensor(w)
     if len(levels.values) == 2:
-        return torch.where(uniform < (w - q[0]) / (q[1] - q[0]), q[1], q[0])
+        return torch.where(uniform < (w - q[0]) / (q[1] - q[0]), q[1], q[0]).to(dtype)
     below = (levels.gap(w) - 1).clamp(0, len(levels.values) - 2)
     a, b = q[below], q[below + 1]
-    return torch.where(uniform < (w - a) / (b - a), b, a)
+    return torch.where(uniform < (w - a) / (b - a), b, a).to(dtype)
 
 
 class BinaryConnect(Method):
@@ -49,7 +50,16 @@ class BinaryConnect(Method):
         self._uniform = uniform or self._draw
 
     def _draw(self, w: Tensor) -> Tensor:
-        return torch.rand(w.shape, generator=self._generator, dtype=w.dtype).to(w.device)
+        dtype = torch.promote_types(w.dtype, torch.float32)  # draws of half precision are too coarse
+        return torch.rand(w.shape, generator=self._generator, dtype=dtype).to(w.device)
+
+    @property
+    def in_pieces(self) -> bool:
+        return self.elementwise or self._uniform == self._draw  # draws follow each other like the weights
+
+    @property
+    def random(self) -> bool:
+        return self.stochastic
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
         if self.stochastic:
@@ -60,8 +70,12 @@ class BinaryConnect(Method):
         return levels.clip(w)
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "generator": self._generator.get_state()}
+        # as text, which no map_location moves to another device
+        return {**super().state_dict(), "generator": self._generator.get_state().numpy().tobytes().hex()}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self._generator.set_state(state["generator"])
+        saved = state["generator"]
+        if isinstance(saved, str):
+            saved = torch.frombuffer(bytearray.fromhex(saved), dtype=torch.uint8)
+        self._generator.set_state(saved.cpu())

@@ -68,6 +68,10 @@ class ProxQuant(Method):
         self.norm, self.ensemble = norm, ensemble
         self.elementwise = norm != "l2"
 
+    @property
+    def anneals(self) -> bool:
+        return self.strength(0) != self.strength(1)
+
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         strength = lr * self.strength(self.t)
         if self.norm == "l2":

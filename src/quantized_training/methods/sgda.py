@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class SGDA(Method):
     `state["dual"]`, shape (K + 1, *s), from zero. Raises ValueError for values outside their range.
     """
 
+    constraint = PHI
+
     def __init__(
         self, levels: Levels, epsilon: float | None = None, dual_lr: float = 1e-3, dual_max: float = 1.0
     ) -> None:
@@ -40,29 +43,33 @@ class SGDA(Method):
     @property
     def epsilon(self) -> float:
         """The tolerance for the method's own levels."""
-        return self._tolerance(self.levels)
+        return self.tolerance(self.levels)
 
-    def _tolerance(self, levels: Levels) -> float:
+    def tolerance(self, levels: Levels) -> float:
         return PHI.largest_epsilon(levels) / 2 if self._epsilon is None else self._epsilon
 
-    def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        out = torch.empty_like(grad)
-        self.descent(grad, w, levels, state, out)
-        return out.neg_()
+    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
+        out, mine = torch.empty_like(grad) if out is None else out, local(w)
+        if (dual := state.get("dual")) is None or len(dual) != len(levels.values) + 1:
+            dual = state["dual"] = mine.new_zeros(len(levels.values) + 1, *mine.shape)
+        for g, x, o, below, *middle, above in chunks(grad, w, out, *dual):
+            torch.sub(g, below, out=o).add_(above)  # the gradient of the loss minus sum_j lambda_j f_j'
+            for multiplier, m in zip(middle, levels.midpoints, strict=True):
+                o.addcmul_(multiplier, x - m, value=-2)
+        return out
 
-    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor) -> None:
-        mine = local(w)
-        duals = state.setdefault("dual", mine.new_zeros(len(levels.values) + 1, *mine.shape))
-        (low, high), rate, box, epsilon = levels.hull, self.dual_lr, (0, self.dual_max), self._tolerance(levels)
-        # In place, without temporaries; the gradient of L in lambda is -f, in w that of the loss minus sum_j lambda_j f_j'.
-        for g, x, o, below, *middle, above in chunks(grad, w, out, *duals):
-            torch.sub(g, below, out=o).add_(above)
-            below.sub_(x, alpha=rate).sub_(rate * (epsilon - low)).clamp_(*box)
-            above.add_(x, alpha=rate).sub_(rate * (epsilon + high)).clamp_(*box)
-            for dual, m, gap in zip(middle, levels.midpoints, levels.gaps, strict=False):
+    def late_changes(self, w: Tensor, levels: Levels, state: dict) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """The dual step, from the weights before the primal one: lambda_j - dual_lr f_j(w), projected on [0, dual_max]."""
+        (low, high), rate, box, epsilon = levels.hull, self.dual_lr, (0, self.dual_max), self.tolerance(levels)
+        for x, below, *middle, above in chunks(w, *state["dual"]):
+            yield [below], [below.sub(x, alpha=rate).sub_(rate * (epsilon - low)).clamp_(*box)]
+            yield [above], [above.add(x, alpha=rate).sub_(rate * (epsilon + high)).clamp_(*box)]
+            for dual, m, gap in zip(middle, levels.midpoints, levels.gaps, strict=True):
                 u = x - m  # f_j = u^2 - (gap/2)^2 + eps
-                o.addcmul_(dual, u, value=-2)
-                dual.addcmul_(u, u, value=-rate).add_(rate * (gap * gap / 4 - epsilon)).clamp_(*box)
+                yield [dual], [dual.addcmul(u, u, value=-rate).add_(rate * (gap * gap / 4 - epsilon)).clamp_(*box)]
+
+    def state_shape(self, name: str, levels: Levels, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        return (len(levels.values) + 1, *shape) if name == "dual" else None
 
     def check(self, levels: Levels, lr: float) -> None:
-        PHI.check_epsilon(self._tolerance(levels), levels)
+        PHI.check_epsilon(self.tolerance(levels), levels)

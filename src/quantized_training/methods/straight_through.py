@@ -36,8 +36,8 @@ class StraightThrough(Method):
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
         return levels.nearest(w)
 
-    def direction(self, grad: Tensor, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        return -grad * straight_through_mask(w, levels)
+    def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
+        return torch.mul(grad, straight_through_mask(w, levels), out=out)
 
 
 class KBitStraightThrough(Method):
@@ -51,7 +51,7 @@ class KBitStraightThrough(Method):
     elementwise = True
 
     def __init__(self, bits: int) -> None:
-        super().__init__(Levels.binary() if bits == 1 else Levels.integers(bits))
+        super().__init__(Levels.for_bits(bits))
         self.bits = bits
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
