@@ -31,7 +31,7 @@ book: setup  ## execute the notebooks that changed and build the pages: _build/h
 	$(PY) book/build.py --jobs $(JOBS) --profile $(PROFILE)
 
 test: book browser  ## all tests, those of the built pages in a headless browser included
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist worksteal
 
 results: setup  ## make data/results anew, all or ONLY=name; what an interrupted call finished is kept
 	$(PY) -m study.experiments make --jobs $(JOBS) $(ONLY)

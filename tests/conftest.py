@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import functools
 import http.server
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "book"), str(ROOT / "book" / "_ext")]
+# Tests run side by side, one thread each; set before torch and numpy are imported, here and in the processes of tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Some tests run their own file in a process of its own, which has to find tests/helpers.py, too.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
 
 import browser  # noqa: E402  (tests/browser.py)
 
 
 @pytest.fixture(scope="session")
-def built_book() -> Path:
-    """The folder of pages, up to date; takes seconds where `make book` has just run."""
-    command = [sys.executable, str(ROOT / "book" / "build.py")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.fail(f"the book cannot be built: {done.stderr[-3000:]}", pytrace=False)
+def built_book(tmp_path_factory) -> Path:
+    """The folder of pages, up to date; takes seconds where `make book` has just run. Built once for all workers."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "book.lock"):
+        if not (shared / "book-is-built").exists():
+            command = [sys.executable, str(ROOT / "book" / "build.py")]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode != 0:
+                pytest.fail(f"the book cannot be built: {done.stderr[-3000:]}", pytrace=False)
+            (shared / "book-is-built").touch()
     return ROOT / "_build" / "html"
 
 

@@ -27,19 +27,19 @@ from sphinx import addnodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from study import claims
+from study.claims import SOURCES, VERDICTS, measured
+from study.claims import claims as read_claims
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "data" / "paper" / "claims.yml"
 STORED = ROOT / "data" / "results"
-VERDICTS, SOURCES = claims.VERDICTS, claims.SOURCES
 NAMES = {"paper": "Paper", "report": "Internship report"}
 LOG = logging.getLogger(__name__)
 
 
 @functools.cache  # a page may carry dozens of badges
 def claims() -> list[dict]:
-    return claims.claims(FILE)
+    return read_claims(FILE)
 
 
 def _anchor(row: dict) -> str:
@@ -185,7 +185,7 @@ def _measured(row: dict, env) -> str:
 
 @functools.cache  # each row is shown on two pages
 def _words(name: str) -> str:
-    found = claims.measured(next(row for row in claims() if row["id"] == name), STORED)
+    found = measured(next(row for row in claims() if row["id"] == name), STORED)
     return f"{found['mean']:.4f} (95 % interval {found['low']:.4f} to {found['high']:.4f}; {found['n']} seeds)"
 
 

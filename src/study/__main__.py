@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -98,8 +96,7 @@ def lines(profile: Profile, cells: Sequence[Cell], folder: Path) -> list[tuple[s
         scores = []
         for kind in ("latent_accuracy", "quantised_accuracy"):
             x = [100 * float(row[kind]) for row in last]
-            sd = statistics.stdev(x) if len(x) > 1 else math.nan
-            scores.append(plus_minus(statistics.fmean(x), sd, 2) if x else "-")
+            scores.append(plus_minus(x, 2, none="-"))
         seeds = [(state, [str(c.seed) for c in group if states[c] == state]) for state in sweep.STATES]
         words = "; ".join(f"{len(which)} {state}: {' '.join(which)}" for state, which in seeds if which)
         found.append((*map(str, about), *scores, words))

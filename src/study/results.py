@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -191,10 +191,15 @@ def row(name: str, folder: Path | None = None, **where: Value) -> dict[str, Valu
     rows = read(name, folder)
     if unknown := where.keys() - rows[0].keys():
         raise KeyError(f"{name} has no column {', '.join(sorted(unknown))}; it has {', '.join(rows[0])}")
-    found = [r for r in rows if all(r[key] == value for key, value in where.items())]
+    found = select(rows, **where)
     if len(found) != 1:
         raise KeyError(f"{name}: {len(found)} rows with {where}, wanted is one")
     return found[0]
+
+
+def select(rows: Iterable[Row], **where: Value) -> list[Row]:
+    """The rows whose columns have these values, in their order. Raises KeyError for an unknown column."""
+    return [r for r in rows if all(r[key] == value for key, value in where.items())]
 
 
 def source(name: str, folder: Path | None = None) -> str:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-
-
-def plus_minus(mean: float, sd: float, digits: int = 4) -> str:
-    """A mean and what lies around it in words, e.g. 0.6931 ± 0.0120; the mean alone where the other is NaN (one seed)."""
-    return f"{mean:.{digits}f}" + ("" if math.isnan(sd) else f" ± {sd:.{digits}f}")
 
 
 @dataclass(frozen=True)
@@ -24,8 +20,14 @@ class Summary:
     confidence: tuple[float, float]
     central: tuple[float, float]
 
+    @classmethod
+    def of(cls, row: Mapping) -> Summary:
+        """The summary in a stored row, see `spread`."""
+        n, mean, sd, *ends = (row[k] for k in ("n", "mean", "sd", "low", "high", "central_low", "central_high"))
+        return cls(n, mean, sd, tuple(ends[:2]), tuple(ends[2:]))
+
     def __str__(self) -> str:
-        return plus_minus(self.mean, self.sd)
+        return plus_minus(vars(self))
 
     def z(self, value: float) -> float:
         """How many standard deviations a number lies above the mean; inf where all seeds agree on another number."""
@@ -52,6 +54,17 @@ def summarise(values) -> Summary:
     return Summary(len(x), mean, sd, (mean - half, mean + half), (float(low), float(high)))
 
 
+def plus_minus(of, digits: int = 4, none: str = "–") -> str:
+    """ "mean ± sd" of one number per seed, (S,), or of a row with the columns mean and sd; the mean alone where there is one
+    number; `none` where there is nothing: None, or no number."""
+    if of is None or not len(of):
+        return none
+    if isinstance(of, Mapping):
+        return f"{of['mean']:.{digits}f} ± {of['sd']:.{digits}f}"
+    x = np.asarray(of, dtype=float)
+    return f"{x.mean():.{digits}f}" + (f" ± {x.std(ddof=1):.{digits}f}" if len(x) > 1 else "")
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Paired comparison over seeds where smaller is better: shares of wins, ties and losses of A against B."""
@@ -60,6 +73,10 @@ class Comparison:
     ties: float
     losses: float
     confidence: tuple[float, float]  # 95 % Wilson interval of `wins`
+
+    def __str__(self) -> str:
+        low, high = self.confidence
+        return f"wins {self.wins:.1%} ({low:.1%}–{high:.1%}), ties {self.ties:.1%}, losses {self.losses:.1%}"
 
 
 def compare(a, b, tolerance: float = 1e-9) -> Comparison:
@@ -75,11 +92,28 @@ def compare(a, b, tolerance: float = 1e-9) -> Comparison:
     return Comparison(wins / len(a), 1 - (wins + losses) / len(a), losses / len(a), (interval.low, interval.high))
 
 
+def paired(a, b, ratio: bool = False) -> tuple[float, float, float]:
+    """Mean of a - b over the seeds with its 95 % interval (Student's t), from one number per seed each, (S,); with `ratio` the
+    geometric mean of a / b. NaN where a value is not finite."""
+    x = np.log(np.divide(a, b)) if ratio else np.subtract(a, b)
+    if not np.isfinite(x).all():
+        return math.nan, math.nan, math.nan
+    s = summarise(x)
+    found = np.array([s.mean, *s.confidence])
+    return tuple((np.exp(found) if ratio else found).tolist())
+
+
 def share(successes) -> tuple[float, tuple[float, float]]:
     """Share of true entries, with its 95 % Wilson interval."""
     x = np.asarray(successes, dtype=bool).ravel()
     interval = stats.binomtest(int(x.sum()), len(x)).proportion_ci(method="wilson")
     return float(x.mean()), (interval.low, interval.high)
+
+
+def percent(successes) -> str:
+    """`share` in words: "12.5% (5.0%–28.1%)"."""
+    p, (low, high) = share(successes)
+    return f"{p:.1%} ({low:.1%}–{high:.1%})"
 
 
 def spread(values) -> dict[str, float]:

@@ -418,7 +418,7 @@ def test_bounds_of_sharded_parameters_are_those_of_the_whole_ones(tmp_path):
     env = {"GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0", **os.environ}
     ranks = [subprocess.Popen([*command, str(r)], stderr=subprocess.PIPE, text=True, env=env) for r in range(2)]
     try:
-        errors = [p.communicate(timeout=120)[1] for p in ranks]
+        errors = [p.communicate(timeout=600)[1] for p in ranks]
     finally:
         for p in ranks:
             p.kill()

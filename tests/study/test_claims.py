@@ -1,68 +1,28 @@
-"""The claims file: every numbered item has a row, a badge on a page, and evidence that exists."""
+"""The claims file: every numbered item has a row, and evidence that exists; tests/book/test_claim_pages.py looks at the pages."""
 
 from __future__ import annotations
 
-import functools
 import re
 from pathlib import Path
 
 import pytest
 import yaml
-from bs4 import BeautifulSoup
 
 from conftest import ROOT
+from numbered import BAMSPROD_METHODS, NUMBERED, NUMBERED_BAMSPROD, ROWS, label_file
 from study import algebra, claims, results
 
-ROWS = {row["id"]: row for row in claims.claims()}
 NUMBERS = [row for row in ROWS.values() if "results" in row]
-SOURCES = {path: path.read_text() for path in sorted((ROOT / "notebooks").glob("*.md"))}
-
-#: What the paper numbers in its sections 2 to 5 and its appendices.
-NUMBERED = {
-    **{f"eq-{n}": f"Equation ({n})" for n in range(1, 27)},
-    **{f"eq-p{n}": f"Problem (P{n})" for n in (1, 2)},
-    **{f"def-{n}": f"Definition {n}" for n in range(1, 11)},
-    **{f"ass-{n}": f"Assumption {n}" for n in (1, 2, 3, 4, 5, 6, 8, 9)},
-    **{f"ass-7{n}": f"Assumption 7({n})" for n in "ab"},
-    **{f"thm-{n}": f"Theorem {n}" for n in range(1, 6)},
-    **{f"lem-{n}": f"Lemma {n}" for n in range(1, 9)},
-    **{f"clm-{n}": f"Claim {n}" for n in range(1, 9)},
-    **{f"alg-{n}": f"Algorithm {n}" for n in (1, 2)},
-}
-
-
-def label_file(label: str) -> Path | None:
-    return next((p for p, text in SOURCES.items() if re.search(rf"^\({re.escape(label)}\)=$", text, re.M)), None)
-
-
-#: What BAMSProd numbers.
-NUMBERED_BAMSPROD = {
-    "bp-eq-1": "Equation (1)",
-    "bp-alg-1": "Algorithm 1",
-    "bp-cor-4": "Corollary 4",
-    **{f"bp-thm-{n}": f"Theorem {n}" for n in range(1, 5)},
-    **{f"bp-fig-{n}": f"Figure {n}" for n in range(1, 5)},
-}
-BAMSPROD_METHODS = ("sgd", "adam", "amsgrad", "adabound", "amsbound", "bop", "bamsprod")
-
-
-@functools.cache
-def badges(page: Path) -> set[str]:
-    return {badge.get_text() for badge in BeautifulSoup(page.read_text(), "html.parser").select("span.claim")}
 
 
 @pytest.mark.parametrize("name", NUMBERED)
-def test_every_numbered_item_has_a_row_and_a_badge_on_a_page(built_book, name):
+def test_every_numbered_item_has_a_row(name):
     assert ROWS[name]["item"] == NUMBERED[name]
-    path = label_file(ROWS[name]["see"])
-    assert f"{NUMBERED[name]}: {ROWS[name]['verdict']}" in badges(built_book / "notebooks" / f"{path.stem}.html")
 
 
-def test_everything_that_bamsprod_numbers_has_a_row_and_its_tables_a_row_per_method(built_book):
-    shown = badges(built_book / "notebooks" / "10_bamsprod_theory.html")
+def test_everything_that_bamsprod_numbers_has_a_row_and_its_tables_a_row_per_method():
     for name, item in NUMBERED_BAMSPROD.items():
         assert ROWS[name]["item"] == item and ROWS[name]["source"] == "BAMSProd"
-        assert f"{item}: {ROWS[name]['verdict']}" in shown
     for table, best in ((1, 70.91), (2, 73.9)):
         values = {m: ROWS[f"bp-t{table}-{m}"]["value"] for m in BAMSPROD_METHODS}
         assert max(values.values()) == values["bamsprod"] == best
@@ -75,17 +35,6 @@ def test_a_row_that_cannot_be_decided_says_what_is_missing():
     open_ = [row for row in rows if row["verdict"] == "cannot be decided"]
     assert {row["id"] for row in rows if row not in open_} == {"bp-fig-2"}
     assert all("Not stated" in row["right"] and re.search("[Nn]ot run", row["right"]) for row in open_)
-
-
-def test_errata_page_has_every_row_in_full(built_book):
-    page = BeautifulSoup((built_book / "book" / "errata.html").read_text(), "html.parser")
-    rows = page.select("div.claim-row")
-    assert len(rows) == len(ROWS)
-    for row in rows:
-        words = row.get_text()
-        assert all(label in words for label in ("As printed:", "Right is:", "Checked in:"))
-        assert row.select_one("a[href*='notebooks/']"), "no link to what shows it"
-    assert {f"claim-{name}" for name in ROWS} <= {e["id"] for e in page.find_all(id=True)}
 
 
 def test_a_row_that_does_not_hold_says_why():
@@ -179,43 +128,3 @@ def test_measured_reads_the_stored_row_that_a_claim_names(tmp_path):
     assert claims.measured(claim, tmp_path) == rows[1]
     with pytest.raises(KeyError, match="2 rows"):
         claims.measured(claim | {"results": {"name": "pair", "n": 300}}, tmp_path)
-
-
-def test_scorecard_lists_every_claim_and_can_be_filtered(built_book, chromium, site):
-    page = chromium.new_page(viewport={"width": 390, "height": 844})
-    page.goto(f"{site}notebooks/12_scorecard.html")
-    lines = page.locator(".claim-line")
-    assert lines.count() == len(ROWS)
-    for link in ("td:first-child a[href*='errata.html#claim-']", "td:last-child a[href*='#']"):
-        assert page.locator(f".claim-line {link}").count() == len(ROWS)
-
-    def shown() -> int:
-        n = page.locator(".claim-line:visible").count()
-        assert page.locator(".claims-filter output").text_content() == f"{n} of {len(ROWS)}"
-        return n
-
-    page.locator("#claims-verdict").focus()  # the keyboard is enough
-    page.keyboard.press("ArrowDown")
-    assert shown() == sum(row["verdict"] == claims.VERDICTS[0] for row in ROWS.values())
-    page.select_option("#claims-verdict", "")
-    page.select_option("#claims-part", "part-paper")
-    assert shown() == sum(row["source"] == "paper" for row in ROWS.values())
-    page.select_option("#claims-part", "part-paper-3-2")
-    assert shown() == sum((row["source"], row["section"]) == ("paper", "3.2") for row in ROWS.values())
-    page.select_option("#claims-part", "")
-    page.locator("#claims-words").fill("equation 26")
-    assert shown() == 1
-    assert "Equation (26)" in page.locator(".claim-line:visible").text_content()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
-
-
-def test_errata_can_be_filtered_by_verdict(built_book, chromium, site):
-    page = chromium.new_page()
-    page.goto(f"{site}book/errata.html")
-    for number, verdict in enumerate(claims.VERDICTS):
-        page.select_option("#claims-filter", f"claim-row-{number}")
-        wanted = sum(row["verdict"] == verdict for row in ROWS.values())
-        assert page.locator(".claim-row:visible").count() == wanted
-        assert page.locator(".claims-filter output").text_content() == f"{wanted} of {len(ROWS)}"
-    page.close()

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from study import results
 from study.claims import printed
 from study.figures import METHODS
 from study.speed import bench
-from study.statistics import compare, share, summarise
+from study.statistics import Summary, compare, paired, percent, plus_minus, share, spread, summarise
 
 
 def test_summary_against_scipy():
@@ -42,6 +43,7 @@ def test_comparison_counts_wins_ties_and_losses():
     c = compare([1, 2, 3, 4], [2, 2, 3.5, 1])
     assert (c.wins, c.ties, c.losses) == (0.5, 0.25, 0.25)
     assert c.confidence == pytest.approx((0.1500, 0.8500), abs=1e-4)  # Wilson's interval for 2 of 4
+    assert str(c) == "wins 50.0% (15.0%–85.0%), ties 25.0%, losses 25.0%"
     with pytest.raises(ValueError, match="same seeds"):
         compare([1, 2], [1, 2, 3])
 
@@ -51,6 +53,7 @@ def test_share_is_wilsons_interval():
     z2 = stats.norm.ppf(0.975) ** 2
     assert p == high == 1
     assert low == pytest.approx(256 / (256 + z2))
+    assert percent([True, False] * 2) == "50.0% (15.0%–85.0%)"
 
 
 def test_the_printed_tables():
@@ -93,3 +96,31 @@ def test_the_bench_refuses_more_singles_than_seeds(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--seeds", "2", "--singles", "3"])
     assert "allowed is 1 to --seeds 2" in capsys.readouterr().err
+
+
+def test_plus_minus_in_words():
+    assert plus_minus([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
+    assert plus_minus([2.0], 2) == "2.00"
+    assert plus_minus(np.array([]), none="not run") == "not run" and plus_minus(None) == "–"
+    assert plus_minus({"mean": 0.25, "sd": 0.125}, 3) == "0.250 ± 0.125"
+
+
+def test_a_summary_comes_back_from_its_stored_row():
+    x = np.random.default_rng(1).normal(size=50)
+    assert Summary.of(spread(x)) == summarise(x)
+
+
+def test_rows_are_selected_by_their_columns():
+    rows = [{"task": "I", "bits": 1, "mean": 0.5}, {"task": "I", "bits": 2, "mean": 0.4}]
+    assert results.select(rows, task="I", bits=2) == rows[1:]
+    assert results.select(rows, task="II") == []
+    with pytest.raises(KeyError):
+        results.select(rows, seed=0)
+
+
+def test_paired_differences_against_scipy():
+    a, b = np.random.default_rng(2).uniform(1, 2, (2, 30))
+    for values, found in ((a - b, paired(a, b)), (np.log(a / b), np.log(paired(a, b, ratio=True)))):
+        interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        assert found == pytest.approx((values.mean(), interval.low, interval.high))
+    assert np.isnan(paired([1.0, np.inf], [1.0, 1.0])).all()

@@ -10,7 +10,7 @@ from quantized_training.constraints import PHI, PSI
 from quantized_training.methods import ASkew
 from quantized_training.schedules import Geometric
 
-from .. import statistics
+from .. import results, statistics
 from ..datasets import image_sets
 from ..methods import BINARY, falling
 from ..results import Row
@@ -87,6 +87,14 @@ def unit(setting: Setting) -> Sequence[Row]:
         }
         rows.append(about | statistics.spread([row["quantised_accuracy"] for row in epoch]) | others)
     return rows
+
+
+def stored() -> dict[str, list[Row]]:
+    """The stored rows over the epochs of each unit, see `Setting.unit`."""
+    found: dict[str, list[Row]] = {}
+    for row in results.read("annealing"):
+        found.setdefault(row["unit"], []).append(row)
+    return found
 
 
 EXPERIMENT = Experiment(

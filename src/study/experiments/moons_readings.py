@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 from quantized_training import SGDA, Cosine, Harmonic
 from quantized_training.schedules import Constant, Geometric
@@ -63,6 +64,15 @@ def unit(data: str, schedule: str, seeds: int = SEEDS) -> list[Row]:
             row = {"data": data, "schedule": schedule, "method": method, "variant": variant, "quantity": quantity}
             rows.append(row | {"printed": value, "near": near} | spread(loss))
     return rows
+
+
+def best_variants(rows: Iterable[Row], data: str, schedule: str, quantity: str) -> list[Row]:
+    """Of each method the stored row of the variant whose seeds come near the printed loss most often."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if (row["data"], row["schedule"], row["quantity"]) == (data, schedule, quantity):
+            found.setdefault(row["method"], []).append(row)
+    return [max(variants, key=lambda row: (row["near"], row["variant"] == AS_SET)) for variants in found.values()]
 
 
 EXPERIMENT = Experiment(

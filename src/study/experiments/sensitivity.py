@@ -297,9 +297,11 @@ def _prox(task: str, method: str) -> list[dict]:
     return rows(task, "strength", _grid("lr", RATES[:-1], "strength", STRENGTHS, method=method))
 
 
+PLAIN = ("Full precision", "BinaryConnect", "BinaryConnect (deterministic)", "Straight-through")
+
+
 def _rates(task: str) -> list[dict]:
-    names = ("Full precision", "BinaryConnect", "BinaryConnect (deterministic)", "Straight-through")
-    return rows(task, "rates", _grid("lr", (0.01, 0.03, *RATES), "method", names))
+    return rows(task, "rates", _grid("lr", (0.01, 0.03, *RATES), "method", PLAIN))
 
 
 FORMS = tuple(f"{form}, {dtype}" for form in ("package", "printed") for dtype in ("float64", "float32"))

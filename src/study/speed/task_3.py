@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -59,5 +60,6 @@ def compare(profile: Profile, data: image_sets.Images, cells: Sequence[Cell], ro
     for _ in range(rounds):
         for name in names:
             found[name].append(runs[name]() / steps)
+            gc.collect()  # a network and its optimizer refer to each other: without it several lie in memory
         names.reverse()
     return found

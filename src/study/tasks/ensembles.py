@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from quantized_training.constraints import Constraint
+from quantized_training.levels import Levels
 from quantized_training.methods import Method
 from quantized_training.optimizer import QuantizedOptimizer
 from quantized_training.schedules import Geometric, Schedule, as_schedule
 
-from ..methods import METHODS, Row, Small
+from ..methods import BINARY, METHODS, Row, Small
 
 #: The paper's 0.88^t, one round per epoch; t = 0 is the largest legal value for {-1, 1} itself.
 ANNEALING = Geometric(1.0, 0.88)
@@ -113,6 +114,11 @@ class Trajectory:
 
     latent: Tensor
     gradient: Tensor
+
+    def flips(self, levels: Levels = BINARY) -> Tensor:
+        """The share of weights whose nearest level changes in each step: (T, S)."""
+        nearest = levels.nearest(self.latent)
+        return (nearest[1:] != nearest[:-1]).to(self.latent.dtype).mean(-1)
 
 
 Make = Callable[[Ensemble], Method]

@@ -44,8 +44,16 @@ class Ensemble(ensembles.Ensemble):
     def data(self) -> tuple[Tensor, ...]:
         return self.x, self.y
 
+    @property
+    def test(self) -> tuple[Tensor, ...]:
+        return self.test_x, self.test_y
+
     def gradient(self, w: Tensor, batch: tuple[Tensor, ...], scratch: Tensor) -> Tensor:
         return gradient(w, *batch)
+
+    def sets(self) -> dict[str, tuple[Tensor, ...]]:
+        """The sets of points on which a loss may be meant, each x (S or 1, n, 2) and y (S or 1, n)."""
+        return {"training set": self.data, "test set": self.test, "last batch": self.last_batch()}
 
 
 def draw(
@@ -169,6 +177,11 @@ def losses_of_all(hidden: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return c, losses / len(x)
 
 
+def losses_on_all(hidden: int, x: Tensor, y: Tensor) -> Tensor:
+    """`losses_of_all` on every data set x (S, n, 2), y (S, n): (S, m)."""
+    return torch.stack([losses_of_all(hidden, *one)[1] for one in zip(x, y, strict=True)])
+
+
 def best_of_all(hidden: int, ensemble: Ensemble) -> tuple[Tensor, Tensor]:
     """Loss of the best one-bit network on each training set (S,), and its coefficients (S, 4): `losses_of_all`, seed by seed."""
     found = []
@@ -242,15 +255,25 @@ def boundary(w: Tensor) -> Tensor:
     return torch.where(found > torch.pi, found - 2 * torch.pi, found).sort().values
 
 
+def _sector(x: Tensor, bins: int) -> Tensor:
+    """Which of `bins` equal angles the points x (n, 2) are seen in: (n,)."""
+    angle = torch.atan2(x[:, 1], x[:, 0])
+    return ((angle / (2 * torch.pi) + 0.5) * bins).long().clamp(0, bins - 1)
+
+
+def homogeneous_accuracy(x: Tensor, y: Tensor, bins: int) -> float:
+    """Largest share of points x (n, 2) whose label y (n,) is right if it depends on the angle alone, constant on `bins` ones."""
+    excess = y.new_zeros(bins).index_add(0, _sector(x, bins), y)  # of one label over the other in each angle
+    return excess.abs().sum().item() / len(y) / 2 + 0.5
+
+
 def homogeneous_floor(x: Tensor, y: Tensor, bins: int) -> float:
     """Least mean logistic loss of f(x) = |x| h(angle of x) over all h that are constant on `bins` equal angles.
 
     For many points and bins: the floor of every network of ReLUs without biases, of any width, depth and weights. x (n, 2),
     y (n,). Newton's method in every bin, with a penalty of 1e-9 h^2 for bins with one label only.
     """
-    angle = torch.atan2(x[:, 1], x[:, 0])
-    which = ((angle / (2 * torch.pi) + 0.5) * bins).long().clamp(0, bins - 1)
-    z = y * torch.linalg.vector_norm(x, dim=-1)
+    which, z = _sector(x, bins), y * torch.linalg.vector_norm(x, dim=-1)
     h = z.new_zeros(bins)
     for _ in range(100):
         p = torch.sigmoid(-z * h[which])
@@ -330,12 +353,7 @@ def best_by_exchange(
 
 def scores(w: Tensor, ensemble: Ensemble, levels: Levels = BINARY) -> dict[str, Tensor]:
     """Everything that "loss of the last iteration" (Table 3) may mean, per seed, from latent weights w (S, 3H)."""
-    sets = {
-        "training set": ensemble.data,
-        "test set": (ensemble.test_x, ensemble.test_y),
-        "last batch": ensemble.last_batch(),
-    }
-    named = {"latent": w, "quantised": levels.nearest(w)}
+    named, sets = {"latent": w, "quantised": levels.nearest(w)}, ensemble.sets()
     return {f"{kind} weights, {on}": loss(v, *points) for kind, v in named.items() for on, points in sets.items()}
 
 

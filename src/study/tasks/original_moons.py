@@ -59,6 +59,10 @@ class Statistics:
         hidden, out = like[..., :HIDDEN], like[..., 0]
         return cls(torch.zeros_like(hidden), torch.ones_like(hidden), torch.zeros_like(out), torch.ones_like(out))
 
+    def of(self, seed: int) -> Statistics:
+        """Those of one seed of an ensemble."""
+        return Statistics(self.mean[seed], self.var[seed], self.out_mean[seed], self.out_var[seed])
+
     def moved(self, batch: Statistics, n: int, momentum: float = MOMENTUM) -> Statistics:
         """Running statistics after a batch of n samples, whose variances were divided by n."""
         gain = n / (n - 1)  # torch normalises a batch with the biased variance and averages the unbiased one

@@ -7,7 +7,7 @@ Theorem 1, and the regret bounds with random convex problems to hold them agains
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,6 +134,19 @@ def walk(
     if cycle.jump == "absorb":
         w[np.logical_or.accumulate(w == -1, axis=0)] = -1.0
     return w
+
+
+def lanes(
+    cycle: Cycle, names: Sequence[str], paths: Mapping[str, np.ndarray]
+) -> dict[str, tuple[int, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """The problems of a cycle one by one: name of the lane -> (its period, {method: (weights, average regret)}), from the
+    paths of some methods as `walk` returns them."""
+    periods = np.broadcast_to(cycle.period, len(names)).tolist()
+    regrets = {m: cycle.average_regret(path) for m, path in paths.items()}
+    return {
+        name: (period, {m: (paths[m][:, i], regrets[m][:, i]) for m in paths})
+        for i, (name, period) in enumerate(zip(names, periods, strict=True))
+    }
 
 
 def drift(cycle: Cycle, beta2: float) -> float:

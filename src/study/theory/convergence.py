@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -150,6 +151,13 @@ def coin(up: float, down: float, seed: int) -> Callable[[Tensor, int], Tensor]:
     return noise
 
 
+def student(freedom: float, seed: int) -> Callable[[Tensor, int], Tensor]:
+    """Student's t as noise, given as `coin` is: P(|noise| > x) is of order x^-freedom, and so the variance is infinite for at
+    most 2 degrees of freedom. More than 1 are needed for a mean, which is 0."""
+    rng = np.random.default_rng(seed)
+    return lambda w, k: torch.from_numpy(rng.standard_t(freedom, w.shape[-2:]))
+
+
 def simulate(
     loss: Loss,
     start: Tensor,
@@ -214,6 +222,28 @@ def distance_bound(start: float, gammas: Tensor, rule: Rule, M: float) -> Tensor
     for gamma in gammas:
         D.append(torch.maximum(D[-1] - gamma * (rule.kappa * D[-1]).clamp(max=rule.clip), gamma * M1))
     return torch.stack(D)
+
+
+def exponent(steps: Tensor, y: Tensor) -> Tensor:
+    """Slope of log y against log k over the last decade of the steps (R,), by least squares: shape (...) for y (R, ...)."""
+    late = steps >= steps[-1] / 10
+    x = steps[late].double().log()
+    x = x - x.mean()
+    return torch.tensordot(x, y[late].log(), 1) / (x**2).sum()
+
+
+def reach(w: Tensor, length: Tensor | float, rule: Rule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where a step of at most `length` can take a weight, whatever its gradient: lower and upper end, each of w's shape.
+
+    An infeasible weight moves towards its interval only. Then: whether it can leave its cell, and whether it can pass over
+    its interval from outside (Claims 1 to 5 of Lemma 4).
+    """
+    a, b = rule.boxes(w)
+    ends = torch.tensor([-math.inf, *rule.levels.midpoints, math.inf], dtype=w.dtype)
+    cell = rule.levels.cell(w)
+    low, high = torch.where(w < a, w, w - length), torch.where(w > b, w, w + length)
+    leaves = (low < ends[cell]) | (high >= ends[cell + 1])
+    return low, high, leaves, ((w < a) & (high > b)) | ((w > b) & (low < a))
 
 
 def kkt_points(H: Tensor, b: Tensor, rule: Rule) -> Tensor:

@@ -1,12 +1,16 @@
-"""The push of ASkewSGD by itself, in continuous time: dw/dt = -alpha g(w)/g'(w), the limit of small steps without a loss."""
+"""The push of ASkewSGD by itself, without a loss: in steps, and in continuous time, dw/dt = -alpha g(w)/g'(w), their limit."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from quantized_training.constraints import PSI, Constraint, _geometry
 from quantized_training.levels import Levels
+
+from .convergence import Rule
 
 
 def push_flow(
@@ -32,3 +36,14 @@ def push_flow(
     outer = start - beyond + beyond.sign() * reach
     moved = torch.where(beyond == 0, start - u + torch.where(u < 0, -inside, inside), outer)
     return torch.where(violation > 0, moved, start)
+
+
+def walk(start: Tensor, gammas: Iterable[float], rule: Rule, gradients: Tensor | None = None) -> Tensor:
+    """w_(k+1) = w_k + gamma_k v_k under given gradients (K, *start.shape): the weights at steps 0 .. K, shape (K + 1, ...).
+
+    Without gradients they are 0, and the push acts alone.
+    """
+    path, zero = [start], torch.zeros_like(start)
+    for k, gamma in enumerate(gammas):
+        path.append(path[-1] + gamma * rule(zero if gradients is None else gradients[k], path[-1], k))
+    return torch.stack(path)

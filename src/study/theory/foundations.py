@@ -5,12 +5,15 @@ In every function z holds y_i * x_i, one sample per row, shape (N, n) or (..., N
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from quantized_training.levels import Levels
+from quantized_training.schedules import Schedule
+
+Update = Callable[[Tensor, int], Tensor]  # (weights, step number) -> the next weights
 
 
 def _margins(w: Tensor, z: Tensor) -> Tensor:
@@ -64,6 +67,60 @@ def logistic_minimiser(z: Tensor, steps: int = 50, tolerance: float = 1e-12) -> 
             f"no minimiser found: the gradient is {size:.1e} after {steps} Newton steps, not below {tolerance:g}"
         )
     return w
+
+
+def walk(start: Tensor, update: Update, steps: int) -> Tensor:
+    """The points start, update(start, 0), ...: shape (steps + 1, *start.shape)."""
+    path = [start]
+    for k in range(steps):
+        path.append(update(path[-1], k))
+    return torch.stack(path)
+
+
+def descent(z: Tensor, gamma: float | Tensor) -> Update:
+    """A step of gradient descent on `logistic_loss`; gamma: one, or one for each of several points, shape (..., 1)."""
+    return lambda w, k: w - gamma * logistic_gradient(w, z)
+
+
+def newton(z: Tensor) -> Update:
+    """A full step of Newton's method on `logistic_loss`."""
+    return lambda w, k: w - torch.linalg.solve(logistic_hessian(w, z), logistic_gradient(w, z))
+
+
+def stochastic(z: Tensor, schedule: Schedule, batch: int, seed: int) -> Update:
+    """A step of stochastic gradient descent for several runs at once, w (runs, n): mini-batches with replacement, one for
+    each run and step."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def update(w: Tensor, k: int) -> Tensor:
+        chosen = torch.randint(len(z), (len(w), batch), generator=generator)
+        return w - schedule(k) * logistic_gradient(w, z[chosen])
+
+    return update
+
+
+def descent_outcome(gamma: Tensor, z: Tensor, start: Tensor, least: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Gradient descent from the starts (m, n) with step sizes gamma (m,): does the loss never rise, and does it end at its
+    minimum `least`? Two boolean tensors (m,)."""
+    losses = logistic_loss(walk(start, descent(z, gamma[:, None]), steps), z)
+    return (losses.diff(dim=0) <= 1e-13).all(0), losses[-1] - least < 1e-6
+
+
+def bisect(good: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, rounds: int = 9) -> Tensor:
+    """Where `good` (m,) -> booleans (m,) changes from true to false between low and high (m,)."""
+    for _ in range(rounds):
+        middle = (low + high) / 2
+        fine = good(middle)
+        low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
+    return (low + high) / 2
+
+
+def least_imbalance(numbers: Sequence[int]) -> int:
+    """Smallest difference between the sums of two groups of the numbers, from the set of sums that can be reached."""
+    sums = {0}
+    for a in numbers:
+        sums |= {s + a for s in sums}
+    return min(abs(sum(numbers) - 2 * s) for s in sums)
 
 
 def best_vector(loss: Callable[[Tensor], Tensor], levels: Levels, n: int, chunk: int = 1 << 14) -> tuple[Tensor, float]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+from scipy.optimize import linprog
 from torch import Tensor
 
 from quantized_training.constraints import PHI, pieces, pieces_derivative
@@ -107,6 +108,26 @@ def descent_ascent(
         dual = torch.minimum((dual - dual_lr * f).clamp_min(0), ceiling)
 
 
+def record(steps: int, every: int = 1, **settings) -> tuple[Tensor, Tensor]:
+    """w (T, ...) and lambda (T, K + 1, ...) of `descent_ascent(**settings)` at k = 0, every, 2 every, ..., steps."""
+    w, dual = zip(*itertools.islice(descent_ascent(**settings), 0, steps + 1, every), strict=True)
+    return torch.stack(w), torch.stack(dual)
+
+
+def kkt_pair(
+    grad: Callable[[Tensor], Tensor], w: Tensor, levels: Levels, epsilon: float, lr: float, steps: int = 2000
+) -> tuple[Tensor, Tensor]:
+    """A KKT point of (21) in the cell of w, by projected descent on its box, and its multipliers (K + 1, *w.shape).
+
+    grad: w -> gradient of the loss. For a convex loss, lr below 2 / its smoothness and enough steps: the minimiser over the box.
+    """
+    low, high = w.new_tensor(PHI.feasible_intervals(levels, epsilon))[levels.cell(w)].unbind(-1)
+    for _ in range(steps):
+        w = (w - lr * grad(w)).clamp(low, high)
+    f, slopes = printed_pieces(w, levels, epsilon)
+    return w, torch.where(f.abs() < 1e-9, grad(w) / slopes, 0)
+
+
 def step_eigenvalues(grad: Callable[[Tensor, int], Tensor], w: Tensor, dual: Tensor, **settings) -> Tensor:
     """Eigenvalues of the derivative of one step of `descent_ascent` at (w, dual): w.numel() + dual.numel() of them, complex.
 
@@ -122,12 +143,36 @@ def step_eigenvalues(grad: Callable[[Tensor, int], Tensor], w: Tensor, dual: Ten
     return torch.linalg.eigvals(torch.func.jacrev(step)(torch.cat([w.flatten(), dual.flatten()])))
 
 
+def largest_stable(grad: Callable, w: Tensor, dual: Tensor, dual_steps: Tensor, **settings) -> float:
+    """The largest of the increasing `dual_steps` up to which no eigenvalue of a step leaves the unit circle; nan where even the
+    first is unstable.
+
+    settings: of `step_eigenvalues`. By bisection: asks that larger dual steps stay unstable.
+    """
+    low, high = -1, len(dual_steps)
+    while high - low > 1:
+        middle = (low + high) // 2
+        radius = step_eigenvalues(grad, w, dual, dual_lr=dual_steps[middle], **settings).abs().max()
+        low, high = (middle, high) if radius < 1 else (low, middle)
+    return dual_steps[low].item() if low >= 0 else math.nan
+
+
 def dual_function(loss: Tensor, f: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
     """d(lambda) = min_w L(w, lambda) over a grid of N candidates w, and the index of the minimiser: (...,) from dual (..., J).
 
     loss: (N,); f: the constraints at the candidates, (J, N). Concave in lambda, and -f at the minimiser is a supergradient.
     """
     return (loss - dual @ f).min(dim=-1)
+
+
+def dual_optimum(loss: Tensor, f: Tensor) -> tuple[float, Tensor]:
+    """max of `dual_function` over lambda >= 0, and the random weight that attains it: the probabilities of the candidates (N,).
+
+    By duality of linear programmes: the least mean loss of a random candidate whose mean constraints are not negative.
+    """
+    ones, zeros = loss.new_ones(1, len(loss)).numpy(), loss.new_zeros(len(f)).numpy()
+    found = linprog(loss.numpy(), A_ub=-f.numpy(), b_ub=zeros, A_eq=ones, b_eq=[1.0])
+    return found.fun, torch.from_numpy(found.x)
 
 
 def dual_ascent(loss: Tensor, f: Tensor, lr: Callable[[int], float], steps: int) -> tuple[Tensor, Tensor, Tensor]:

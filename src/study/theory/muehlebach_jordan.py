@@ -7,7 +7,7 @@ tensors is `methods.askew.skewed_velocity`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,28 @@ class Problem:
     grad: Callable[[Array], Array]
     g: Callable[[Array], Array]
     jacobian: Callable[[Array], Array]
+
+
+def quadratic(hessian: ArrayLike, lowest: ArrayLike) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """Loss and gradient of (w - lowest)' hessian (w - lowest) / 2; the loss takes arrays (..., n) of points."""
+    hessian, lowest = np.asarray(hessian, dtype=float), np.asarray(lowest, dtype=float)
+    return (
+        lambda w: np.einsum("...i,ij,...j->...", w - lowest, hessian, w - lowest) / 2,
+        lambda w: hessian @ (w - lowest),
+    )
+
+
+def cut(polygon: ArrayLike, halfplanes: Iterable[tuple[Array, float]]) -> Array:
+    """The part of a convex polygon (N, 2) where a @ z >= b for all (a, b), by Sutherland and Hodgman: corners (M, 2)."""
+    corners = list(np.asarray(polygon, dtype=float))
+    for a, b in halfplanes:
+        kept = []
+        for p, q in zip(corners, corners[1:] + corners[:1], strict=True):
+            s, t = a @ p - b, a @ q - b
+            kept += [p] if s >= 0 else []
+            kept += [p + s / (s - t) * (q - p)] if s * t < 0 else []
+        corners = kept
+    return np.array(corners).reshape(-1, 2)
 
 
 def admissible_velocity(

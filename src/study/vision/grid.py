@@ -191,6 +191,11 @@ RECORD = (
 )  # fmt: skip
 
 
+def cell(method: str, bits: int, **others: Value) -> Cell:
+    """The cell of a method; that of full precision whatever the bits and the rest."""
+    return Cell(method, FULL) if method == "Full precision" else Cell(method, bits, **others)
+
+
 # What cells have in common
 
 
@@ -202,3 +207,17 @@ def over_seeds(records: dict[Cell, list[dict[str, float]]], quantity: str) -> di
         found.setdefault(replace(cell, seed=0), []).append([row[quantity] for row in record])
     longest = max((len(path) for paths in found.values() for path in paths), default=0)
     return {c: np.array([p + [math.nan] * (longest - len(p)) for p in paths]) for c, paths in found.items()}
+
+
+def at_end(records: dict[Cell, list[dict[str, float]]], cell: Cell, quantity: str = "quantised_accuracy") -> np.ndarray:
+    """One quantity of `RECORD`, times 100, after the last epoch of each seed of a cell; empty where it was not run."""
+    path = over_seeds({c: r for c, r in records.items() if replace(c, seed=0) == cell}, quantity).get(cell)
+    return np.array([]) if path is None else 100 * path[:, -1]
+
+
+def first_annealed(epsilon: Sequence[float]) -> int:
+    """Index of the first epoch in which epsilon is below its first value. Raises ValueError where it never falls."""
+    fallen = np.asarray(epsilon) < epsilon[0]
+    if not fallen.any():
+        raise ValueError("epsilon never falls")
+    return int(fallen.argmax())

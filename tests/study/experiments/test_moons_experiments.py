@@ -53,3 +53,15 @@ def test_units_of_the_widths():
     assert rows["at the best"]["mean"] == pytest.approx((gap < 1e-9).double().mean().item())
     searched = {r["quantity"]: r for r in moons_widths.search(4, seeds=6)}
     assert searched["quantised weights, training set"]["mean"] == pytest.approx(best.mean().item())
+
+
+def test_the_best_variant_of_each_method_is_near_most_often_and_the_set_one_in_a_tie():
+    case = {"data": "sd 0.1", "schedule": "one", "quantity": "loss"}
+    kinds = [("A", "x", 0.1), ("A", "y", 0.3), ("B", "x", 0.0), ("B", moons_readings.AS_SET, 0.0)]
+    rows = [case | {"method": m, "variant": v, "near": near} for m, v, near in kinds]
+    rows += [row | {"near": 1.0, "schedule": "other"} for row in rows]
+    found = moons_readings.best_variants(rows, "sd 0.1", "one", "loss")
+    assert [(r["method"], r["variant"], r["near"]) for r in found] == [
+        ("A", "y", 0.3),
+        ("B", moons_readings.AS_SET, 0.0),
+    ]

@@ -189,9 +189,13 @@ def test_stored_settings_are_unique():
 def test_a_stored_row_comes_out_again(where):
     (row,) = [r for r in results.read("sensitivity") if all(r[k] == v for k, v in where.items())]
     (again,) = se.rows(row["task"], row["map"], [{k: row[k] for k in se.SETTINGS}], seeds=row["n"])
-    assert {k: row[k] for k in again} == {
-        k: pytest.approx(v, rel=1e-6, abs=1e-9) if isinstance(v, float) else v for k, v in again.items()
-    }
+    # A push with alpha = 4 jumps over its interval for ever, and another processor's last digit sends a run elsewhere:
+    # there the means over the seeds agree to their standard errors.
+    errors = 5 / math.sqrt(row["n"]) if row["alpha"] == 4 else 0
+    for k, v in again.items():
+        spread = row["latent_sd"] if k.startswith("latent") else max(row["sd"], 0.5)
+        tolerance = {"rel": 1e-6, "abs": 1e-9 + errors * spread}
+        assert row[k] == (pytest.approx(v, **tolerance) if isinstance(v, float) else v), k
 
 
 def dual_rows(candidates):

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from study.speed import bench
 from study.statistics import share
 from study.tasks import logistic
-from study.tasks.ensembles import train
+from study.tasks.ensembles import Trajectory, train
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,11 @@ def test_the_whole_trajectory_of_a_seed_does_not_depend_on_its_company(small):
         torch.testing.assert_close(getattr(together, field)[:, 3:4], getattr(alone, field), rtol=0, atol=1e-12)
     assert together.latent.shape == (25, 6, 10)
     torch.testing.assert_close(together.latent[0], small.initial, rtol=0, atol=0)
+
+
+def test_flips_are_the_share_of_roundings_that_change():
+    latent = torch.tensor([[[0.2, -1.0]], [[-0.1, -0.5]], [[-2.0, -0.1]], [[3.0, 0.1]]])  # 3 steps, 1 seed, 2 weights
+    assert Trajectory(latent, latent[1:]).flips().tolist() == [[0.5], [0.0], [1.0]]
 
 
 def test_a_seed_is_drawn_alike_in_every_ensemble():

@@ -175,6 +175,18 @@ def test_boundary_of_the_optimum_is_a_straight_line():
     torch.testing.assert_close(moons.boundary(w), torch.tensor([-0.75, 0.25], dtype=torch.float64) * torch.pi)
 
 
+def test_accuracy_by_angle_takes_the_majority_of_every_angle():
+    x = torch.tensor([[1.0, 1.0], [2.0, 0.1], [3.0, 2.0], [0.0, -1.0]])  # three above the first axis, one below
+    assert moons.homogeneous_accuracy(x, torch.tensor([1.0, 1.0, -1.0, -1.0]), bins=2) == 0.75
+
+
+def test_losses_on_all_are_those_of_every_data_set():
+    e = moons.draw(2, n=50, test=10, batch=10, epochs=1)
+    found = moons.losses_on_all(2, *e.test)
+    assert torch.equal(found[1], moons.losses_of_all(2, e.test_x[1], e.test_y[1])[1]) and found.shape == (2, 33)
+    assert [len(points[0][0]) for points in e.sets().values()] == [50, 10, 10]
+
+
 def test_homogeneous_floor_is_a_logistic_regression_in_every_bin():
     data = moons.draw(1, n=400, test=10)
     x, y = data.x[0], data.y[0]

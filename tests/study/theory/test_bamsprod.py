@@ -370,3 +370,14 @@ def test_which_terms_are_sublinear():
     distance, turned, quantised = slopes(binary.corrected)
     assert distance < 0.75 and turned < 0.5 and 0.95 < quantised < 1.15
     assert (real.corrected[2] == 0).all() and slopes(real.regret[None])[0] < 0.5 < 0.8 < slopes(binary.regret[None])[0]
+
+
+def test_lanes_are_the_problems_one_by_one():
+    cycle = bp.theorem_1([2.0, 1.0], [5, 7])
+    paths = {m: bp.walk(m, cycle, beta2=0.9, steps=50) for m in ("SGD", "Adam")}
+    second = bp.theorem_1(1.0, 7)
+    alone = bp.walk("Adam", second, beta2=0.9, steps=50)
+    found = bp.lanes(cycle, ["first", "second"], paths)
+    assert [period for period, _ in found.values()] == [5, 7]
+    weights, regret = found["second"][1]["Adam"]
+    assert weights == pytest.approx(alone[:, 0]) and regret == pytest.approx(second.average_regret(alone)[:, 0])

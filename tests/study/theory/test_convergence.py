@@ -17,6 +17,7 @@ from study.theory.convergence import (
     coin,
     distance_bound,
     envelope,
+    exponent,
     freezing_step,
     kkt_points,
     kkt_residual,
@@ -24,9 +25,11 @@ from study.theory.convergence import (
     powers,
     prox_point,
     quadratic,
+    reach,
     residual_constant,
     simulate,
     sines,
+    student,
 )
 
 BINARY, UNEVEN = Levels.binary(), Levels((-1, 0, 2))
@@ -326,3 +329,37 @@ def test_nearest_against_loops():
 def test_boxes_refuse_epsilon_at_the_cap():
     with pytest.raises(ValueError, match="not below 1"):
         boxes(torch.zeros(2), BINARY, 1.0, PHI)
+
+
+def test_exponent_of_a_power_is_its_exponent():
+    steps = torch.cat([torch.zeros(1), torch.logspace(0, 4, 60).round()]).long().unique()
+    k = (steps + 1e-9)[:, None]
+    y = torch.cat([3 * k**-0.6, torch.where(k < 500, 1.0, 7 * k**-2)], 1)
+    torch.testing.assert_close(exponent(steps, y), torch.tensor([-0.6, -2.0]))
+
+
+@rules
+@pytest.mark.parametrize("length", [0.05, 0.4, 1.0])
+def test_reach_is_where_steps_of_the_rule_end(rule, length):
+    """Against gradients of both signs and all sizes, with steps that make the clip the longest of them."""
+    w = starts(rule, 60)
+    low, high, leaves, passes = reach(w, length, rule)
+    gamma = length / rule.clip
+    ends = torch.stack([w + gamma * rule(torch.full_like(w, g), w, 0) for g in np.linspace(-rule.clip, rule.clip, 41)])
+    assert (ends >= low - 1e-12).all() and (ends <= high + 1e-12).all()
+    edges = rule.boxes(w)
+    inside = (w >= edges[0]) & (w <= edges[1])
+    torch.testing.assert_close(ends.amin(0)[inside], low[inside])
+    torch.testing.assert_close(ends.amax(0)[inside], high[inside])
+    cell = rule.levels.cell
+    strictly = ((rule.levels.cell(low) != cell(w)) | (cell(high) != cell(w))) == leaves
+    assert strictly.all() and leaves.any() == (length > rule.e)
+    width = edges[1] - edges[0]
+    assert not passes[inside | (length < width)].any()
+
+
+def test_noise_of_student_has_its_tail():
+    draws = torch.cat([student(1.5, 8)(torch.zeros(3, 500, 4), k).abs().flatten() for k in range(50)])
+    assert draws.shape == (50 * 500 * 4,)
+    shares = [(draws > x).double().mean().item() for x in (10, 40)]
+    assert shares[0] / shares[1] == pytest.approx(4**1.5, rel=0.2)

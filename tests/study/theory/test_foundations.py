@@ -8,15 +8,22 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from quantized_training import PHI, PSI, Levels
+from quantized_training import PHI, PSI, Constant, Levels
 from study.theory.foundations import (
     best_clustering,
     best_vector,
+    bisect,
+    descent,
+    descent_outcome,
+    least_imbalance,
     logistic_gradient,
     logistic_hessian,
     logistic_loss,
     logistic_minimiser,
     logistic_smoothness,
+    newton,
+    stochastic,
+    walk,
 )
 
 BINARY = Levels.binary()
@@ -239,3 +246,42 @@ def test_too_many_or_too_few_clusters_say_what_is_allowed():
         best_clustering(normal(4, 2), 1)
     with pytest.raises(ValueError, match=r"3\^20.*2\^22"):
         best_clustering(normal(20, 2), 3)
+
+
+def test_a_walk_takes_the_written_steps():
+    z, w = normal(30, 2), normal(2, seed=1)
+    gradient, hessian = logistic_gradient(w, z), logistic_hessian(w, z)
+    torch.testing.assert_close(walk(w, lambda v, k: v + k, 3), w + torch.tensor([0, 0, 1, 3])[:, None])
+    torch.testing.assert_close(walk(w, descent(z, 0.5), 1)[1], w - 0.5 * gradient)
+    torch.testing.assert_close(hessian @ (w - walk(w, newton(z), 1)[1]), gradient)
+
+
+def test_a_mini_batch_step_is_descent_on_the_samples_drawn_and_unbiased():
+    z, w = normal(20, 2), normal(2, seed=1)
+    moved = stochastic(z, Constant(1.0), 1, seed=3)(w.expand(20_000, 2), 0)
+    single = torch.cat([w - logistic_gradient(w, row[None])[None] for row in z])
+    assert all((move - single).abs().sum(1).min() < 1e-12 for move in moved[:50])
+    assert (moved.mean(0) - (w - logistic_gradient(w, z))).abs().max() < 0.02
+
+
+def test_descent_falls_below_the_guarantee_and_is_judged_by_its_end():
+    z = normal(50, 2)
+    minimum = logistic_minimiser(z)
+    largest = torch.linalg.eigvalsh(logistic_hessian(minimum, z))[-1].item()
+    steps = torch.tensor([1.9 / logistic_smoothness(z).item(), 3 / largest], dtype=torch.float64)
+    falls, arrives = descent_outcome(
+        steps, z, torch.zeros(2, 2, dtype=torch.float64), logistic_loss(minimum, z).item(), 500
+    )
+    assert falls.tolist() == arrives.tolist() == [True, False]
+
+
+def test_bisection_finds_the_edge():
+    edge = torch.tensor([0.3, 0.8])
+    found = bisect(lambda x: x < edge, torch.zeros(2), torch.ones(2), rounds=20)
+    assert (found - edge).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("numbers", [(3, 1, 1, 2, 2, 1), (8, 7, 6, 5, 4), (10, 3, 2, 1), (5,)])
+def test_least_imbalance_is_that_of_all_splits(numbers):
+    splits = itertools.product((-1, 1), repeat=len(numbers))
+    assert least_imbalance(numbers) == min(abs(sum(s * a for s, a in zip(w, numbers, strict=True))) for w in splits)

@@ -18,10 +18,14 @@ from study.theory.lagrangian import (
     descent_ascent,
     dual_ascent,
     dual_function,
+    dual_optimum,
+    kkt_pair,
     kkt_residual,
+    largest_stable,
     moreau_envelope,
     primal_function,
     printed_pieces,
+    record,
     step_eigenvalues,
     tangent_pieces,
 )
@@ -458,3 +462,22 @@ def test_dual_optimum_is_the_linear_programme_over_mixtures_of_points():
     assert (values <= found.fun + 1e-9).all()  # weak duality for the mixtures
     assert values.max().item() == pytest.approx(found.fun, abs=2e-3)
     assert found.fun < best_feasible - 0.1  # a duality gap
+
+
+def test_the_best_mixture_of_two_candidates():
+    value, shares = dual_optimum(tensor([0.0, 1.0]), tensor([[-1.0, 3.0]]))
+    assert value == pytest.approx(0.25) and shares.tolist() == pytest.approx([0.75, 0.25])
+
+
+def test_a_kkt_pair_is_a_point_of_rest_and_its_largest_dual_step_is_the_stated_limit():
+    levels, edge = Levels.binary(), math.sqrt(0.5)
+    w, dual = kkt_pair(lambda w: w - 0.2, tensor([1.2]), levels, 0.5, 0.3)
+    assert w.item() == pytest.approx(edge)
+    assert dual[:, 0].tolist() == pytest.approx([0, (edge - 0.2) / (2 * edge), 0])
+    game = {"grad": lambda w, k: w - 0.2, "levels": levels, "epsilon": 0.5, "primal_lr": 0.1}
+    path, duals = record(6, 3, w=w, dual=dual, dual_lr=0.01, **game)
+    assert (path - w).abs().max() < 1e-9 and duals.shape == (3, 3, 1)
+    limit = (1 - 2 * dual[1, 0].item()) / (2 * edge) ** 2
+    grid = torch.linspace(0.001, 1, 1000, dtype=torch.float64)
+    assert largest_stable(w=w, dual=dual, dual_steps=grid, **game) == pytest.approx(limit, abs=2e-3)
+    assert math.isnan(largest_stable(w=w, dual=dual, dual_steps=grid[900:], **game))

@@ -13,11 +13,13 @@ from quantized_training.methods import skewed_velocity
 from study.theory.muehlebach_jordan import (
     Problem,
     admissible_velocity,
+    cut,
     dual_value,
     iterate,
     linear_rate,
     project,
     projected_gradient,
+    quadratic,
 )
 
 
@@ -336,3 +338,19 @@ def test_small_steps_find_the_walls_and_then_the_predicted_rate(cap, alpha):
         far = np.linalg.norm(w - solution, axis=1)
         k = np.flatnonzero((far < 1e-4) & (far > 1e-6))
         assert math.exp(np.polyfit(k, np.log(far[k]), 1)[0]) == pytest.approx(predicted, rel=2e-3)
+
+
+def test_a_polygon_is_cut_by_halfplanes():
+    square = [(0, 0), (2, 0), (2, 2), (0, 2)]
+    halfplanes = [(np.array([1.0, 1.0]), 1.0), (np.array([-1.0, 0.0]), -1.5)]
+    x, y = cut(square, halfplanes).T
+    area = abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2
+    assert area == pytest.approx(4 - 1 / 2 - 1) and (x + y >= 1 - 1e-12).all() and (x <= 1.5 + 1e-12).all()
+    assert cut(square, [(np.array([1.0, 0.0]), 3.0)]).shape == (0, 2)
+
+
+def test_the_gradient_of_a_quadratic_is_that_of_its_loss():
+    loss, gradient = quadratic([[1.0, 0.3], [0.3, 0.7]], [1, -1])
+    w = np.array([0.2, 0.5])
+    assert gradient(w) == pytest.approx(approx_fprime(w, loss), abs=1e-6)
+    assert loss(np.array([[1.0, -1.0], w])).tolist() == pytest.approx([0, loss(w)])

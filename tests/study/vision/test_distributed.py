@@ -33,7 +33,7 @@ from study.vision.training import Diverged, train_images
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="this torch has no gloo"
 )
-TIMEOUT = 60  # seconds for all that one pair of processes does
+TIMEOUT = 600  # seconds after which a pair of processes is said to hang; they take about ten
 # The networks are in float64, and the two halves of a batch, added up in another order, change the last of 16 digits. The
 # logits are rounded to float32 for the loss, so that a recorded loss has 7 digits, and where a logit's 8th digit falls the
 # other way, a gradient has 7 for that image. For a weight rounded at random to fall the other way a number drawn must lie
