@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jupytext
@@ -61,6 +62,8 @@ NO_FETCH = (
 )
 #: Tags of cells whose code the book does not show at once.
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+#: What a cell calls that shows a figure or a table: readers came for that, not for the code.
+DRAWS = re.compile(r"\bgo\.Figure\(|\bmake_subplots\(|\bfigure\(|\btable\(")
 TITLE = "# @title Show the code\n"
 
 
@@ -88,12 +91,14 @@ def write_notebook(source: str | Path, target: Path, url: str, root: Path) -> No
     notebook = jupytext.read(source)
     notebook.metadata.pop("jupytext", None)  # the .md file is not beside the .ipynb any more
     proofs = any("algebra" in cell.source for cell in notebook.cells if cell.cell_type == "code")
-    page = Page(Book(root, pages_url(url)), Path(source).resolve().relative_to(root.resolve()).with_suffix("").as_posix())
+    page = Page(
+        Book(root, pages_url(url)), Path(source).resolve().relative_to(root.resolve()).with_suffix("").as_posix()
+    )
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # jupytext draws them at random, and each build would differ
         if cell.cell_type == "markdown":
             cell["source"] = page.plain(cell.source)
-        elif FOLDED & {*cell.metadata.get("tags", [])}:
+        elif FOLDED & {*cell.metadata.get("tags", [])} or DRAWS.search(cell.source):
             _fold(cell)
     notebook.cells = [cell for cell in notebook.cells if cell.source or cell.cell_type == "code"]
     notebook.cells.insert(0, set_up_cell(url, proofs))

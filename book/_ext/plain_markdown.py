@@ -41,7 +41,9 @@ def pages_url(repository: str) -> str:
 
 def listed(root: Path) -> list[Path]:
     """The pages that _toc.yml names."""
-    names = re.findall(r"^\s*-?\s*(?:root|file):\s*(\S+)", (root / "_toc.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    names = re.findall(
+        r"^\s*-?\s*(?:root|file):\s*(\S+)", (root / "_toc.yml").read_text(encoding="utf-8"), re.MULTILINE
+    )
     return [path for name in names if (path := root / f"{name}.md").exists()]
 
 
@@ -168,7 +170,11 @@ class Page:
 
     def _sentence(self, words: str, options: dict[str, str]) -> str:
         where = linked("on this page of the book", self.book.published(self.name))
-        return f"\n*{words} {where}.*\n" if self.book.url else f"\n*{words} on this page of the book, built by* `make book`.\n"
+        return (
+            f"\n*{words} {where}.*\n"
+            if self.book.url
+            else f"\n*{words} on this page of the book, built by* `make book`.\n"
+        )
 
     def _inline(self, text: str, quoted: bool) -> str:
         def replace(piece: re.Match) -> str:

@@ -147,7 +147,10 @@ def page(tmp_path_factory):
         (":::{prf:theorem} 3, new\n:label: t\n:nonumber:\n\nIt is.\n:::", "> **Theorem (3, new)**\n>\n> It is."),
         ("::::{note}\na\n:::{tip}\nb\n:::\n::::", "> **Note**\n>\n> a\n>\n> > **Tip**\n> >\n> > b"),
         ("```python\n:::{x}\n{ref}`y`\n```", "```python\n:::{x}\n{ref}`y`\n```"),
-        (":::{claims}\n:prefix: a-\n:::", "*The table of the verdicts stands on this page of the book, built by* `make book`."),
+        (
+            ":::{claims}\n:prefix: a-\n:::",
+            "*The table of the verdicts stands on this page of the book, built by* `make book`.",
+        ),
         ("% unseen\nseen", "seen"),
     ],
 )
@@ -184,7 +187,7 @@ def test_address_of_the_pages(monkeypatch):
 
 def run(code: str, folder) -> SimpleNamespace:
     return subprocess.run(
-        [sys.executable, "-S", "-c", code], cwd=folder, capture_output=True, text=True, encoding="utf-8"
+        [sys.executable, "-E", "-S", "-c", code], cwd=folder, capture_output=True, text=True, encoding="utf-8"
     )
 
 
