@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+
 from plain_markdown import Book, Page, pages_url
 
 SET_UP = """\

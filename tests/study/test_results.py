@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from study import results
 from study.claims import printed
 from study.figures import METHODS
 from study.speed import bench
@@ -93,3 +94,14 @@ def test_the_bench_refuses_more_singles_than_seeds(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--seeds", "2", "--singles", "3"])
     assert "allowed is 1 to --seeds 2" in capsys.readouterr().err
+
+
+def test_the_data_are_those_of_the_clone_or_of_the_working_directory_never_of_the_environment(tmp_path):
+    clone, environment = tmp_path / "clone", tmp_path / "lib"
+    (clone / "data" / "paper").mkdir(parents=True)
+    (clone / "data" / "paper" / "claims.yml").write_text("", encoding="utf-8")
+    (environment / "data").mkdir(parents=True)  # another package's
+    found = results.data_folder
+    assert found(clone / "src", tmp_path) == clone / "data"
+    assert found(environment / "site-packages", clone / "notebooks") == clone / "data"
+    assert found(environment / "site-packages", tmp_path) == tmp_path / "data"
