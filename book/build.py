@@ -54,7 +54,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="execute all notebooks, whatever the cache holds")
     parser.add_argument("--execute-only", action="store_true", help="do not render the pages")
     parser.add_argument("--root", type=Path, default=HERE.parent, help="folder with _config.yml and _toc.yml")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs} (make: JOBS): at least one notebook is executed at a time")
+    if missing := [name for name in ("_config.yml", "_toc.yml") if not (options.root / name).is_file()]:
+        parser.error(f"--root {options.root}: no book there, {' and '.join(missing)} missing")
+    return options
 
 
 def pages(toc: Path) -> list[str]:
