@@ -217,3 +217,28 @@ def test_a_missing_branch_is_said_in_a_sentence(tmp_path):
     done = run(set_up_cell((tmp_path / "remote").as_uri()).source, tmp_path)
     assert done.returncode != 0 and "CalledProcessError" not in done.stderr
     assert "That branch appears when the book is published" in done.stderr.splitlines()[-1] + done.stderr
+
+
+# --- what is said to who asks for something impossible -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--jobs", "0"], "--jobs 0 (make: JOBS): at least one"), (["--root", "wrong"], "--root wrong: no book there")],
+)
+def test_the_build_names_the_option_that_is_wrong(tmp_path, options, words):
+    command = [sys.executable, str(ROOT / "book" / "build.py"), *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_make_names_the_python_that_is_wrong():
+    command = ["make", "-C", str(ROOT), "-B", "PYTHON=nonsense", "setup"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode != 0 and "There is no nonsense here" in done.stdout
+
+
+def test_actions_are_pinned():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for used in re.findall(r"uses: (.*)", path.read_text(encoding="utf-8")):
+            assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), used
