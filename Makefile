@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test results check-results bench look browser lint format lock serve clean
+.PHONY: help setup book test results check-results bench look browser lint format check-lock lock serve clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -18,6 +18,7 @@ setup: $(READY)  ## the virtual environment .venv with the exact versions of req
 
 # Installed again only when the lock file or pyproject.toml changes.
 $(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Choose a Python 3.11 to 3.13: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "$(PYTHON) is not a Python 3.11 to 3.13. Choose one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
@@ -57,6 +58,9 @@ format: setup  ## correct what `make lint` finds, where a machine can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(PY) book/notebook_style.py --write notebooks/*.md book/index.md
+
+check-lock: setup  ## is there a wheel for every pinned version, on every system that README names (asks the package index)
+	$(PY) tests/wheels.py
 
 # torch stays at the version that requirements.lock names; all others move to their newest.
 lock:  ## renew requirements.lock from the ranges in pyproject.toml

@@ -54,7 +54,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="execute all notebooks, whatever the cache holds")
     parser.add_argument("--execute-only", action="store_true", help="do not render the pages")
     parser.add_argument("--root", type=Path, default=HERE.parent, help="folder with _config.yml and _toc.yml")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs} (make: JOBS): at least one notebook is executed at a time")
+    if missing := [name for name in ("_config.yml", "_toc.yml") if not (options.root / name).is_file()]:
+        parser.error(f"--root {options.root}: no book there, {' and '.join(missing)} missing")
+    return options
 
 
 def pages(toc: Path) -> list[str]:
@@ -68,12 +73,12 @@ def pages(toc: Path) -> list[str]:
                 for item in value:
                     yield from walk(item)
 
-    return list(walk(yaml.safe_load(toc.read_text())))
+    return list(walk(yaml.safe_load(toc.read_text(encoding="utf-8"))))
 
 
 def notebooks(root: Path) -> list[Path]:
     files = [root / f"{page}.md" for page in pages(root / "_toc.yml")]
-    return [f for f in files if f.exists() and "kernelspec:" in f.read_text().split("\n---", 1)[0]]
+    return [f for f in files if f.exists() and "kernelspec:" in f.read_text(encoding="utf-8").split("\n---", 1)[0]]
 
 
 def code_cells(notebook) -> list:
@@ -86,7 +91,7 @@ class Run:
     def __init__(self, source: Path, folder: Path, profile: str):
         self.source, self.profile = source, profile
         self.name = source.stem
-        self.notebook = read_myst_markdown_notebook(source.read_text(), path=source)
+        self.notebook = read_myst_markdown_notebook(source.read_text(encoding="utf-8"), path=source)
         self.input, self.output = folder / f"{self.name}.ipynb", folder / f"{self.name}.executed.ipynb"
         self.log = folder / f"{self.name}.log"
         self.seconds = 0.0
@@ -103,13 +108,13 @@ class Run:
         limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
         environment = dict.fromkeys(limits, str(threads)) | os.environ
         environment |= {"PLOTLY_RENDERER": "plotly_mimetype", "JUPYTER_PREFER_ENV_PATH": "1"}
-        with self.log.open("w") as log:
+        with self.log.open("w", encoding="utf-8") as log:
             done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         self.seconds = time.monotonic() - started
         return done.returncode == 0
 
     def cells_done(self) -> int:
-        return self.log.read_text(errors="replace").count("Ending Cell") if self.log.exists() else 0
+        return self.log.read_text(encoding="utf-8", errors="replace").count("Ending Cell") if self.log.exists() else 0
 
     def failure(self) -> str:
         """The traceback of the cell that failed, or the end of the log where the kernel itself died."""
@@ -119,7 +124,7 @@ class Run:
                     if output.output_type == "error":
                         trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))
                         return f"{trace}\n\nin the cell\n\n{cell.source}"
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
 
     def store(self, cache) -> None:
         """Put the outputs into the cache under the source notebook's own cells: the cache knows cells by their hash."""
@@ -185,7 +190,9 @@ def execute(root: Path, build: Path, jobs: int, profile: str, force: bool) -> bo
 def render(root: Path, build: Path) -> bool:
     """Make the pages; every warning is an error."""
     toc, last = root / "_toc.yml", build / "toc.yml"
-    if last.exists() and last.read_text() != toc.read_text():  # pages of removed chapters would stay
+    if last.exists() and last.read_text(encoding="utf-8") != toc.read_text(
+        encoding="utf-8"
+    ):  # pages of removed chapters would stay
         shutil.rmtree(build / "html", ignore_errors=True)
         shutil.rmtree(build / ".doctrees", ignore_errors=True)
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
@@ -196,7 +203,7 @@ def render(root: Path, build: Path) -> bool:
         shutil.rmtree(build / ".doctrees", ignore_errors=True)
         print("\nThe pages could not be built: see the warnings above.", file=sys.stderr)
         return False
-    last.write_text(toc.read_text())
+    last.write_text(toc.read_text(encoding="utf-8"), encoding="utf-8")
     return True
 
 

@@ -27,7 +27,7 @@ def normal_form(source: Path, folder: Path) -> tuple[str, str]:
     ipynb = folder / f"{source.stem}.ipynb"
     jupytext.write(notebook, ipynb)
     config = ["--config", str(ROOT / "pyproject.toml"), "--quiet"]
-    check = subprocess.run([*RUFF, "check", "--fix", *config, ipynb], capture_output=True, text=True)
+    check = subprocess.run([*RUFF, "check", "--fix", *config, ipynb], capture_output=True, text=True, encoding="utf-8")
     subprocess.run([*RUFF, "format", *config, ipynb], check=True)
     formatted = jupytext.read(ipynb)
     _, header, body = jupytext.writes(formatted, fmt="md:myst").split("---\n", 2)
@@ -44,13 +44,13 @@ def main() -> int:
     wrong = False
     with tempfile.TemporaryDirectory() as folder:
         for source in options.files:
-            before = source.read_text()
+            before = source.read_text(encoding="utf-8")
             after, complaints = normal_form(source, Path(folder))
             if complaints:
                 wrong = True
                 print(complaints.replace(str(Path(folder) / f"{source.stem}.ipynb"), str(source)))
             if before != after and options.write:
-                source.write_text(after)
+                source.write_text(after, encoding="utf-8")
                 print(f"{source}: corrected")
             elif before != after:
                 wrong = True

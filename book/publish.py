@@ -27,7 +27,7 @@ def publish(root: Path, target: Path) -> list[Path]:
     written = []
     for source in notebooks(root):
         written.append(target / source.relative_to(root).with_suffix(".ipynb"))
-        write_notebook(source, written[-1], url)
+        write_notebook(source, written[-1], url, root)
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*")
     for name in COPIED:
         if (root / name).is_dir():

@@ -58,7 +58,7 @@ def forget_claims(root: Path, folder: Path) -> None:
     """Drop the notebooks that read the claims from the cache `folder` when the claims are not those it was last used with."""
     path, note = root / CLAIMS, folder / "claims.sha256"
     now = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-    if note.exists() and note.read_text() == now:
+    if note.exists() and note.read_text(encoding="utf-8") == now:
         return
     if folder.exists():
         cache = get_cache(folder)
@@ -67,7 +67,7 @@ def forget_claims(root: Path, folder: Path) -> None:
             if any(READS_CLAIMS in cell.source for cell in notebook.cells if cell.cell_type == "code"):
                 cache.remove_cache(record.pk)
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(now)
+    note.write_text(now, encoding="utf-8")
 
 
 def _depend_on_claims(app, docname: str, source: list[str]) -> None:

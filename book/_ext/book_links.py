@@ -1,4 +1,4 @@
-"""Repository, Colab, Binder and download buttons, and the .ipynb files they need.
+"""Repository, Colab, Binder and download buttons, and the .ipynb files they need; what of a notebook a page leaves out.
 
 The repository's address is known only where the book is built: BOOK_REPOSITORY_URL, else GitHub's own variables, else
 the git remote. Without one there are no such buttons. Launch buttons point to the branch `notebooks`, which publishing
@@ -82,14 +82,22 @@ def _fix_launch_links(app, page, template, context, doctree) -> None:
 def _write_downloads(app, exception) -> None:
     if exception or app.builder.format != "html":
         return
-    url = repository_url(Path(app.srcdir))
+    root = Path(app.srcdir)
     for page in app.env.all_docs:
         if _is_notebook(app, page):
-            write_notebook(app.env.doc2path(page), Path(app.outdir) / "_sources" / f"{page}.ipynb", url)
+            target = Path(app.outdir) / "_sources" / f"{page}.ipynb"
+            write_notebook(app.env.doc2path(page), target, repository_url(root), root)
+
+
+def _hide_parameters(app, doctree) -> None:
+    """The cell with the parameters is for papermill: the .ipynb has it, the page does not."""
+    for cell in [*doctree.findall(lambda node: "tag_parameters" in getattr(node, "attributes", {}).get("classes", []))]:
+        cell.parent.remove(cell)
 
 
 def setup(app) -> dict:
     app.connect("config-inited", _configure)
+    app.connect("doctree-read", _hide_parameters)
     app.connect("html-page-context", _announce_download, priority=499)  # before and
     app.connect("html-page-context", _fix_launch_links, priority=600)  # after the theme makes the buttons
     app.connect("build-finished", _write_downloads)

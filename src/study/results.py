@@ -18,8 +18,17 @@ from pathlib import Path
 from quantized_training.files import write_whole
 
 SOURCES = Path(__file__).resolve().parents[1]  # of the library and of the study
-DATA = SOURCES.parent / "data"
 
+
+def data_folder(sources: Path, start: Path) -> Path:
+    """The repository's folder `data`: beside `sources` in a clone, else (an installed study) in the nearest folder from `start`
+    upwards. Where there is none, `start`/data: what is read there is missing, and its reader says so; nothing is ever looked
+    for, or written, among the installed packages."""
+    folders = (folder / "data" for folder in (sources.parent, start, *start.parents))
+    return next((folder for folder in folders if (folder / "paper" / "claims.yml").is_file()), start / "data")
+
+
+DATA = data_folder(SOURCES, Path.cwd())
 
 Value = str | int | float
 Row = Mapping[str, Value]
@@ -138,7 +147,9 @@ def provenance(name: str, folder: Path | None = None, command: str = "") -> dict
     again = f"remove both files, and `{command}` makes them anew"  # finished parts are not overwritten everywhere
     for path in (table, record):
         if not path.exists():
-            raise FileNotFoundError(f"{path}: no such result; {again}")
+            raise FileNotFoundError(
+                f"{path}: no such result (looked for in a clone of the repository, from the working directory upwards); {again}"
+            )
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
         expected = found["sha256"]

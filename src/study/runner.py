@@ -104,7 +104,7 @@ def _slug(key: str) -> str:
 def _load(file: Path) -> list[dict[str, str]] | None:
     """A unit that was kept; None where there is none or it cannot be read, so that it runs again."""
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -124,3 +124,14 @@ def test_paired_differences_against_scipy():
         interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
         assert found == pytest.approx((values.mean(), interval.low, interval.high))
     assert np.isnan(paired([1.0, np.inf], [1.0, 1.0])).all()
+
+
+def test_the_data_are_those_of_the_clone_or_of_the_working_directory_never_of_the_environment(tmp_path):
+    clone, environment = tmp_path / "clone", tmp_path / "lib"
+    (clone / "data" / "paper").mkdir(parents=True)
+    (clone / "data" / "paper" / "claims.yml").write_text("", encoding="utf-8")
+    (environment / "data").mkdir(parents=True)  # another package's
+    found = results.data_folder
+    assert found(clone / "src", tmp_path) == clone / "data"
+    assert found(environment / "site-packages", clone / "notebooks") == clone / "data"
+    assert found(environment / "site-packages", tmp_path) == tmp_path / "data"

@@ -65,6 +65,9 @@ def main() -> int:
     except (FileNotFoundError, results.DamagedResults) as error:
         print(error, file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        print(f"{error}; pip install 'quantized-training[book]' has all that the experiments need", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         kept = " Finished units are kept: the same command goes on from here." if options.command == "make" else ""
         print(f"\nInterrupted.{kept}", file=sys.stderr)
