@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test results check-results bench browser lint format lock serve clean
+.PHONY: help setup book test results check-results bench look browser lint format lock serve clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ check-results: setup  ## recompute a sample of data/results and report what diff
 
 bench: setup  ## time many seeds in one run against one by one, and a step of each method against SGD
 	$(PY) -m study.speed.bench
+
+look: book browser  ## time to the first figure of each page on this machine, and what the pages weigh
+	$(PY) book/look.py
 
 browser: setup  ## find a Chromium for the page tests, or install one
 	@$(PY) tests/browser.py
