@@ -115,8 +115,9 @@ def groups(model: nn.Module, quantize: str = "all", levels: Levels | None = None
     whose levels are `levels` times `least_squares_scale` of its weights as they are now. The reason: weights start with
     standard deviation sqrt(2 / inputs), 0.02 to 0.3 in a ResNet, a small part of the gap between integer levels. Rounded to
     levels with a 0 nearly all of them are 0 at first, and a method that takes the gradient there stands still; rounded to -1
-    and 1 the last layer grows many times. On scaled levels rounding changes the weights as little as possible. The constants of a method (epsilon, clip, dual_max, the regulariser's strength) are
-    measured in units of the weights, so they have to fit every layer's gap; `scale_layers` avoids that.
+    and 1 the last layer grows many times. On scaled levels rounding changes the weights as little as possible. The constants
+    of a method (epsilon, clip, dual_max, the regulariser's strength) are measured in units of the weights, so they have to
+    fit every layer's gap; `scale_layers` avoids that.
 
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError for an
     unknown `quantize`, where it leaves nothing to quantise, and for scaled=True without levels.

@@ -32,8 +32,8 @@ class QuantizedOptimizer(torch.optim.Optimizer):
 
     step() raises FloatingPointError when a gradient is not finite and RuntimeError inside `quantized()` or `latent()`,
     before anything is changed; also where a parameter was overwritten by somebody else (except through `p.data`, which
-    torch does not count as a change: it is lost at the next step). The constructor, `add_param_group` and step() raise ValueError where the method cannot
-    work with a group's levels or learning rate.
+    torch does not count as a change: it is lost at the next step). The constructor, `add_param_group` and step() raise
+    ValueError where the method cannot work with a group's levels or learning rate.
 
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))

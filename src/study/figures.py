@@ -20,7 +20,9 @@ from .statistics import Summary, compare
 if TYPE_CHECKING:
     from IPython.display import HTML
 
-METHODS = LINES  # name -> (colour, dash); the colours keep a contrast of at least 3 to 1 on the light and on the dark page
+METHODS = (
+    LINES  # name -> (colour, dash); the colours keep a contrast of at least 3 to 1 on the light and on the dark page
+)
 PRINTED = "#c2408f"  # the paper's own numbers
 NEUTRAL = "#7a7a7a"  # floors, levels, reference lines
 
