@@ -1,4 +1,4 @@
-"""Does every version of requirements.lock install on each system that README names? Run by `make check-lock`.
+"""Does every version of requirements.lock install on each system that README names?.
 
 Asks the package index that pip is set up with for metadata only: a wheel that fits the system, and a Requires-Python that
 admits the oldest Python named. `python tests/wheels.py FILE` checks another file.

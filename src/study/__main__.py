@@ -134,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results.show(lines(profile, cells, folder))
                 if (path := folder / f"{sweep.table(profile)}.csv").exists():
                     print(
-                        results.provenance(sweep.table(profile), folder, sweep.again(profile))["about"], path, sep="\n"
+                        results.provenance(sweep.table(profile), folder, sweep.base_command(profile))["about"],
+                        path,
+                        sep="\n",
                     )
     except (OSError, ValueError) as error:  # no data, no connection, a table or checkpoint that is damaged
         print(error, file=sys.stderr)

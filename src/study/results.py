@@ -128,10 +128,14 @@ def code() -> str:
     return digest.hexdigest()[:16]
 
 
-def provenance(name: str, folder: Path | None = None, again: str = "") -> dict:
-    """What made a stored result. again: how to make it, in the words of an error; by default `make results`. Raises FileNotFoundError where there is none, DamagedResults where it cannot be trusted."""
+def provenance(name: str, folder: Path | None = None, command: str = "") -> dict:
+    """What made a stored result. Raises FileNotFoundError where there is none, DamagedResults where it cannot be trusted.
+
+    command: what makes it, for the words of an error; by default that of its record, or `make results`.
+    """
     table, record = (_folder(folder) / f"{name}.{kind}" for kind in ("csv", "json"))
-    again = again or f"`make results ONLY={name}` writes it anew"
+    command = command or _command(record) or f"make results ONLY={name}"
+    again = f"remove both files, and `{command}` makes them anew"  # finished parts are not overwritten everywhere
     for path in (table, record):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such result; {again}")
@@ -153,14 +157,22 @@ def provenance(name: str, folder: Path | None = None, again: str = "") -> dict:
     return found
 
 
+def _command(record: Path) -> str:
+    """The command that a record names, "" where it cannot be read."""
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def read(name: str, folder: Path | None = None) -> list[dict[str, Value]]:
     """The rows of a stored result, with numbers as int or float. Raises as `provenance` does."""
     return [{key: _typed(value) for key, value in row.items()} for row in read_text(name, folder)]
 
 
-def read_text(name: str, folder: Path | None = None, again: str = "") -> list[dict[str, str]]:
+def read_text(name: str, folder: Path | None = None, command: str = "") -> list[dict[str, str]]:
     """The rows of a stored result as they are written. Raises as `provenance` does."""
-    provenance(name, folder, again)
+    provenance(name, folder, command)
     with open(_folder(folder) / f"{name}.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

@@ -104,9 +104,9 @@ def test_repository_address(given, expected):
 
 
 def run_cell(code: str, folder: Path) -> str:
-    """Run the set-up cell in `folder` without installed packages and PYTHONPATH; returns where the package was found."""
+    """Run the set-up cell in `folder` without any installed package; returns where the package was found."""
     code += "\nimport importlib.util as u; print(u.find_spec('quantized_training').origin)"
-    done = subprocess.run([sys.executable, "-ES", "-c", code], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-S", "-E", "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]
 

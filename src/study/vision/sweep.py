@@ -40,9 +40,9 @@ def table(profile: Profile) -> str:
     return f"task_3_{profile.name}"
 
 
-def again(profile: Profile) -> str:
-    """How a table that cannot be read is made: a sweep keeps what is finished, so it has to go first."""
-    return f"remove both files, and `python -m study task3 --profile {profile.name}` makes them anew"
+def base_command(profile: Profile) -> str:
+    """The command that makes a profile's table, without options."""
+    return f"python -m study task3 --profile {profile.name}"
 
 
 def key(cell: Cell) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def read(profile: Profile, folder: Path) -> dict[tuple[str, ...], Rows]:
         return {}
     found: dict[tuple[str, ...], Rows] = {}
     columns = [*Cell.__dataclass_fields__, "settings", *grid.RECORD]
-    for row in results.read_text(table(profile), folder, again(profile)):
+    for row in results.read_text(table(profile), folder, base_command(profile)):
         if list(row) != columns:
             raise results.DamagedResults(f"{folder / table(profile)}.csv: the columns are not {', '.join(columns)}")
         found.setdefault(tuple(row[name] for name in Cell.__dataclass_fields__), []).append(row)
@@ -165,7 +165,7 @@ def _finished(
 def command(profile: Profile, found: dict[tuple[str, ...], Rows]) -> str:
     """The command that makes a whole table."""
     _, _, levels, quantise, seeds = (sorted(set(column)) for column in zip(*found, strict=True))
-    words = [f"python -m study task3 --profile {profile.name}"]
+    words = [base_command(profile)]
     if levels != list(grid.LEVELS[:1]):
         words += ["--levels", *levels]
     if quantise != ["all"]:
@@ -188,7 +188,7 @@ def _store(
     """Put the rows of a cell into the table, in place of those it has there; then its checkpoint is not needed any more."""
     with _locked(profile, kept, folder):
         found = read(profile, folder)
-        old = results.provenance(table(profile), folder, again(profile)) if found else {}
+        old = results.provenance(table(profile), folder, base_command(profile)) if found else {}
         found[key(cell)] = rows
         about = old.get("about", f"Task III, profile {profile.name}: one row per epoch of each cell of the grid")
         results.write(
