@@ -25,8 +25,8 @@ def manylinux(glibc: int, machine: str) -> list[str]:
 #: glibc 2.38 (Ubuntu 24.04 with 3.12.3, Debian 13 with 3.13.5).
 SYSTEMS = [
     *(("Linux x86_64, glibc 2.28", python, manylinux(28, "x86_64")) for python in ("3.11.2", "3.12.0", "3.13.0")),
-    *(("Linux arm64, glibc 2.38", python, manylinux(38, "aarch64")) for python in ("3.11.2", "3.12.0", "3.13.0")),
-    *(("macOS 14, arm64", python, ["macosx_14_0_arm64"]) for python in ("3.11.2", "3.12.0", "3.13.0")),
+    *(("Linux arm64, glibc 2.38", python, manylinux(38, "aarch64")) for python in ("3.11.2", "3.13.0")),
+    *(("macOS 14, arm64", python, ["macosx_14_0_arm64"]) for python in ("3.11.2", "3.13.0")),
 ]
 
 

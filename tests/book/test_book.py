@@ -31,7 +31,7 @@ NOTEBOOKS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in noteb
 
 def parsed(built_book: Path) -> dict[Path, BeautifulSoup]:
     files = [p for p in built_book.rglob("*.html") if "_static" not in p.parts]
-    return {path: BeautifulSoup(path.read_text(), "html.parser") for path in files}
+    return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in files}
 
 
 def test_internal_links_and_files_exist(built_book):
@@ -61,7 +61,7 @@ def test_page_is_light(built_book, name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_can_be_downloaded(built_book, name):
     path = built_book / f"{name}.html"
-    links = [a["href"] for a in BeautifulSoup(path.read_text(), "html.parser").find_all("a", href=True)]
+    links = [a["href"] for a in BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find_all("a", href=True)]
     downloads = {link for link in links if link.endswith(".ipynb") and not re.match("https?:", link)}
     assert len(downloads) == 1
     notebook = nbformat.read(path.parent / downloads.pop(), 4)
@@ -185,16 +185,18 @@ class Project:
         for name in ("src", "data", "notebooks"):
             (root / name).mkdir()
         (root / "book" / "references.bib").touch()
-        (root / "book" / "index.md").write_text("# A small book\n")
-        (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n- file: notebooks/01_sample\n")
+        (root / "book" / "index.md").write_text("# A small book\n", encoding="utf-8")
+        (root / "_toc.yml").write_text(
+            "format: jb-book\nroot: book/index\nchapters:\n- file: notebooks/01_sample\n", encoding="utf-8"
+        )
         self.set_value(1)
         self.write(VALUE_CELL + FIGURE_CELL)
 
     def set_value(self, value: int):
-        (self.root / "src" / "tiny.py").write_text(f"VALUE = {value}\n")
+        (self.root / "src" / "tiny.py").write_text(f"VALUE = {value}\n", encoding="utf-8")
 
     def write(self, cells: str):
-        (self.root / "notebooks" / "01_sample.md").write_text(HEADER + cells)
+        (self.root / "notebooks" / "01_sample.md").write_text(HEADER + cells, encoding="utf-8")
 
     def run(self, command: list[str], monkeypatch, url: str = "") -> subprocess.CompletedProcess:
         monkeypatch.setenv("BOOK_REPOSITORY_URL", url)
@@ -214,7 +216,7 @@ class Project:
         return self.run(["-c", "from jupyter_book.cli.main import main; main()", "build", "."], monkeypatch)
 
     def page(self) -> str:
-        return (self.html / "notebooks" / "01_sample.html").read_text()
+        return (self.html / "notebooks" / "01_sample.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +263,7 @@ def test_failing_cell_fails_the_build(project, monkeypatch):
     done = project.build(monkeypatch)
     assert done.returncode != 0
     assert "notebooks/01_sample.md failed" in done.stderr and "ZeroDivisionError: division by zero" in done.stderr
-    assert "ZeroDivisionError" in (project.root / "_build" / "notebooks" / "01_sample.log").read_text()
+    assert "ZeroDivisionError" in (project.root / "_build" / "notebooks" / "01_sample.log").read_text(encoding="utf-8")
     plain = project.plain_build(monkeypatch)
     assert plain.returncode != 0
     assert "01_sample" in plain.stderr and "ZeroDivisionError" in plain.stdout + plain.stderr
@@ -289,7 +291,7 @@ CLAIM = """- id: a
 def test_page_that_hides_its_claims_fails_the_build(project, monkeypatch):
     path = project.root / "data" / "paper" / "claims.yml"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(CLAIM)
+    path.write_text(CLAIM, encoding="utf-8")
     project.write("(sample)=\n## Evidence\n\nNothing to see.\n")
     done = project.build(monkeypatch)
     assert done.returncode != 0
@@ -297,7 +299,7 @@ def test_page_that_hides_its_claims_fails_the_build(project, monkeypatch):
     project.write("(sample)=\n## Evidence\n\n:::{claims}\n:prefix: sam\n:::\n\n:::{claims}\n:::\n")
     done = project.build(monkeypatch)
     assert done.returncode == 0, done.stdout + done.stderr
-    path.write_text(CLAIM.replace("about: of a sample", "about: '`code`'"))
+    path.write_text(CLAIM.replace("about: of a sample", "about: '`code`'"), encoding="utf-8")
     assert "plain words" in project.build(monkeypatch).stderr
     path.unlink()
 
@@ -307,34 +309,34 @@ def test_claims_run_the_notebooks_again_that_read_them_and_no_others(project, mo
 
     def set_claim(about: str):
         path.parent.mkdir(exist_ok=True)
-        path.write_text(CLAIM.replace("of a sample", about))
+        path.write_text(CLAIM.replace("of a sample", about), encoding="utf-8")
 
     set_claim("first")
     toc = project.root / "_toc.yml"
-    before = toc.read_text()
-    toc.write_text(before + "- file: notebooks/02_reader\n")
+    before = toc.read_text(encoding="utf-8")
+    toc.write_text(before + "- file: notebooks/02_reader\n", encoding="utf-8")
     project.write(VALUE_CELL)
     reader = cell(f"claims = lambda: open({str(path)!r}).read()\nprint(claims().split('section')[0])")
-    (project.root / "notebooks" / "02_reader.md").write_text(HEADER + reader)
+    (project.root / "notebooks" / "02_reader.md").write_text(HEADER + reader, encoding="utf-8")
     assert project.build(monkeypatch).returncode == 0
     page = project.html / "notebooks" / "02_reader.html"
-    assert "about: first" in page.read_text()
+    assert "about: first" in page.read_text(encoding="utf-8")
     assert "2 unchanged" in project.unchanged(monkeypatch)
 
     set_claim("second")
     done = project.build(monkeypatch)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 notebooks, 1 unchanged" in done.stdout
-    assert "about: second" in page.read_text()
+    assert "about: second" in page.read_text(encoding="utf-8")
 
     set_claim("third")
     plain = project.plain_build(monkeypatch)
     assert plain.returncode == 0, plain.stdout + plain.stderr
-    assert "about: third" in page.read_text()
+    assert "about: third" in page.read_text(encoding="utf-8")
     assert "01_sample: Executing notebook" not in (said := plain.stdout + plain.stderr)
     assert "Executing notebook" in said
     path.unlink()
-    toc.write_text(before)
+    toc.write_text(before, encoding="utf-8")
 
 
 @pytest.mark.parametrize("changed", ["src/tiny.py", "data/results/new.csv", "requirements.lock"])
@@ -342,15 +344,15 @@ def test_fingerprint_sees_a_change(project, changed):
     before = fingerprint(project.root)
     path = project.root / changed
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("# changed\n" + (path.read_text() if path.exists() else ""))
+    path.write_text("# changed\n" + (path.read_text(encoding="utf-8") if path.exists() else ""), encoding="utf-8")
     assert fingerprint(project.root) != before
 
 
 def test_fingerprint_ignores_leftovers(project):
     before = fingerprint(project.root)
     (claims := project.root / "data" / "paper" / "claims.yml").parent.mkdir(exist_ok=True)
-    claims.write_text("- other")
+    claims.write_text("- other", encoding="utf-8")
     for name in ("src/__pycache__", "src/tiny.egg-info"):
         (project.root / name).mkdir()
-        (project.root / name / "leftover").write_text("x")
+        (project.root / name / "leftover").write_text("x", encoding="utf-8")
     assert fingerprint(project.root) == before

@@ -14,7 +14,10 @@ from study import claims
 
 @functools.cache
 def badges(page: Path) -> set[str]:
-    return {badge.get_text() for badge in BeautifulSoup(page.read_text(), "html.parser").select("span.claim")}
+    return {
+        badge.get_text()
+        for badge in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").select("span.claim")
+    }
 
 
 @pytest.mark.parametrize("name", [*NUMBERED, *NUMBERED_BAMSPROD])
@@ -25,7 +28,7 @@ def test_every_numbered_item_has_a_badge_on_a_page(built_book, name):
 
 
 def test_errata_page_has_every_row_in_full(built_book):
-    page = BeautifulSoup((built_book / "book" / "errata.html").read_text(), "html.parser")
+    page = BeautifulSoup((built_book / "book" / "errata.html").read_text(encoding="utf-8"), "html.parser")
     rows = page.select("div.claim-row")
     assert len(rows) == len(ROWS)
     for row in rows:

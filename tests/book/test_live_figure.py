@@ -49,7 +49,8 @@ def page(chromium, tmp_path_factory):
     style = f'<link rel="stylesheet" href="{(STATIC / "custom.css").as_uri()}">'
     file = tmp_path_factory.mktemp("live") / "live.html"
     file.write_text(
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title>{style}{scripts}</head><body><main>{html}</main></body></html>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title>{style}{scripts}</head><body><main>{html}</main></body></html>',
+        encoding="utf-8",
     )
     page = chromium.new_page(viewport={"width": 900, "height": 900})
     page.faults = []

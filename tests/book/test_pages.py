@@ -79,7 +79,10 @@ FILLED = """() => [...document.querySelectorAll('.plotly-figure')].every(figure 
 @pytest.fixture(scope="module", params=[(name, theme) for name in PAGES for theme in ("light", "dark")], ids="-".join)
 def visit(request, chromium, site, built_book):
     name, theme = request.param
-    first = re.search(r'class="plotly-figure"[^>]*aria-labelledby="([^"]+)"', (built_book / f"{name}.html").read_text())
+    first = re.search(
+        r'class="plotly-figure"[^>]*aria-labelledby="([^"]+)"',
+        (built_book / f"{name}.html").read_text(encoding="utf-8"),
+    )
     address = f"{name}.html#{first[1]}" if first else f"{name}.html"
     visit = Visit(chromium, site, address, theme, WIDE if theme == "light" else NARROW)
     visit.name, visit.first = name, first and first[1]
@@ -107,7 +110,7 @@ def opened(chromium, site):
 
 
 def source(name: str) -> str:
-    return (ROOT / f"{name}.md").read_text()
+    return (ROOT / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_page_is_quiet_and_asks_nobody_else(visit):
@@ -284,7 +287,7 @@ def test_every_figure_answers(visit, subtests):
 
 
 def test_play_runs_only_when_asked_and_can_be_paused(opened, built_book):
-    name = next(name for name in PAGES if '"frames":[{' in (built_book / f"{name}.html").read_text())
+    name = next(name for name in PAGES if '"frames":[{' in (built_book / f"{name}.html").read_text(encoding="utf-8"))
     visit = opened(f"{name}.html")
     visit.draw_all()
     slider = visit.page.query_selector(f"{FIGURE} input[type=range]")

@@ -50,7 +50,7 @@ def what_torch_brings() -> set[str]:
 
 def run(code: str, tmp_path: Path) -> subprocess.CompletedProcess:
     allowed = {*sys.stdlib_module_names, *what_torch_brings(), "quantized_training"}
-    (tmp_path / "alone.py").write_text(f"ALLOWED = {sorted(allowed)!r}\n{BLOCKADE}\n{code}")
+    (tmp_path / "alone.py").write_text(f"ALLOWED = {sorted(allowed)!r}\n{BLOCKADE}\n{code}", encoding="utf-8")
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(LIBRARY.parent)!r}); import alone"]
     return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
 

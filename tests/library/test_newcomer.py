@@ -40,8 +40,8 @@ methods.METHODS["Damped"] = methods.Row(
 
 def run(folder: Path, *options: str, row: str = ROW) -> subprocess.CompletedProcess:
     """pytest with the newcomer in the table, as if its row were written there."""
-    (folder / "damped.py").write_text(METHOD)
-    (folder / "damped_row.py").write_text(row)
+    (folder / "damped.py").write_text(METHOD, encoding="utf-8")
+    (folder / "damped_row.py").write_text(row, encoding="utf-8")
     path = os.pathsep.join([str(folder), str(ROOT / "tests"), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     plain = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "damped_row"]
     command = [sys.executable, "-m", "pytest", *plain, *options]

@@ -38,7 +38,7 @@ def test_the_page_on_rerunning_shows_the_whole_snippet():
 
 
 def test_every_make_target_that_is_mentioned_exists():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     for name in ("README.md", "CONTRIBUTING.md", "book/rerun.md"):
         mentioned = set(re.findall(r"\bmake ([a-z-]+)\b(?=[`\s])", (ROOT / name).read_text(encoding="utf-8")))
         assert {m for m in mentioned if f"`make {m}" in (ROOT / name).read_text(encoding="utf-8")} <= targets, name
@@ -74,12 +74,14 @@ def test_the_top_level_holds_what_was_agreed():
 
 
 def test_the_lock_file_pins_what_the_project_asks_for():
-    lines = [x for x in (ROOT / "requirements.lock").read_text().splitlines() if x and not x.startswith("#")]
+    lines = [
+        x for x in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if x and not x.startswith("#")
+    ]
     pins = dict(line.split("==") for line in lines)  # every line is name==version: no hash, address or marker
     assert pins["torch"] == "2.13.0"
     assert pins["jupyter-book"].startswith("1.")
     assert not [v for v in pins.values() if "+" in v or " " in v]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
     names = {re.match(r"[A-Za-z0-9-]+", r)[0].lower() for r in wanted} - {project["name"]}
     assert names <= {p.lower().replace("_", "-") for p in pins}

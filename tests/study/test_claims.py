@@ -47,7 +47,7 @@ def test_the_test_that_a_row_names_exists(row):
     file, _, name = row["test"].partition("::")
     assert name, "name the test, not the file"
     name, _, case = name.removesuffix("]").partition("[")
-    assert re.search(rf"^def {re.escape(name)}\(", (ROOT / file).read_text(), re.M)
+    assert re.search(rf"^def {re.escape(name)}\(", (ROOT / file).read_text(encoding="utf-8"), re.M)
     assert not case or case in algebra.STEPS, f"there is no step {case!r}"
 
 
@@ -75,7 +75,7 @@ ROW = {
 )
 def test_bad_rows_say_what_is_wrong(tmp_path: Path, rows, words):
     file = tmp_path / "claims.yml"
-    file.write_text(yaml.safe_dump(rows))
+    file.write_text(yaml.safe_dump(rows), encoding="utf-8")
     with pytest.raises(ValueError, match=words):
         claims.claims(file)
 

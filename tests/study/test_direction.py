@@ -119,7 +119,7 @@ def test_upward_imports_would_be_noticed(tmp_path):
         ("from . import flow", "study.theory.flow"),
     ):
         file = tmp_path / "made.py"
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
         assert list(imported("study", "theory.made", file)) == [expected]
     assert target("study", "study.tasks.moons") == "tasks.moons" and target("study", "study.tasks") == "tasks.__init__"
     assert target("study", "study.runner.make") == "runner"

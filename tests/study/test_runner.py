@@ -22,7 +22,7 @@ FACTOR = 1.0
 def unit(k: int, log: str = "", stop: str = ""):
     """Rows that depend on k alone; leaves a trace of having run in `log`; ends the run while the file `stop` exists."""
     if log:
-        with open(log, "a") as file:
+        with open(log, "a", encoding="utf-8") as file:
             file.write(f"{k}\n")
     if stop and k == 2 and os.path.exists(stop):
         raise KeyboardInterrupt
@@ -62,7 +62,7 @@ def test_a_selector_that_does_not_mean_one_row_is_refused(stored, where):
 
 
 def edit(path):
-    path.write_text(path.read_text().replace("0.4285714286", "0.4285714287"))
+    path.write_text(path.read_text(encoding="utf-8").replace("0.4285714286", "0.4285714287"), encoding="utf-8")
 
 
 def cut(path):
@@ -70,15 +70,15 @@ def cut(path):
 
 
 def empty(path):
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["toy.csv", "toy.json"])
 @pytest.mark.parametrize("damage", [edit, cut, empty])
 def test_damaged_or_edited_files_are_named_and_refused(stored, name, damage):
     if name == "toy.json" and damage is edit:
-        record = json.loads((stored / name).read_text())
-        (stored / name).write_text(json.dumps(record | {"sha256": "0" * 64}))
+        record = json.loads((stored / name).read_text(encoding="utf-8"))
+        (stored / name).write_text(json.dumps(record | {"sha256": "0" * 64}), encoding="utf-8")
     else:
         damage(stored / name)
     with pytest.raises(results.DamagedResults, match=r"(?s)toy\.(csv|json).*make results ONLY=toy"):
@@ -132,7 +132,9 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(stored, tmp_path):
     runner.make(chosen, folder=folder, kept=kept)
     assert (folder / "toy.csv").read_bytes() == (stored / "toy.csv").read_bytes()
     assert (folder / "toy.json").read_bytes() == (stored / "toy.json").read_bytes()
-    assert sorted(log.read_text().split()) == ["0", "1", "2", "2", "3", "4"], "a finished unit ran twice"
+    assert sorted(log.read_text(encoding="utf-8").split()) == ["0", "1", "2", "2", "3", "4"], (
+        "a finished unit ran twice"
+    )
 
 
 def test_a_kept_unit_that_was_cut_short_runs_again(stored, tmp_path):

@@ -319,7 +319,7 @@ def _not_exact(base: Path, layout: Layout, sizes: dict[str, int]) -> dict[str, T
     """Indices into the two parts of the images that not_exact.csv (columns file, index_in_file) lists, where there is one."""
     path = base / "not_exact.csv"
     indices: dict[str, list[int]] = {"train": [], "test": []}
-    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
     files = {Path(file).stem: file for file in layout.files}  # the list may name the files of the other layout
     for row in rows:
         try:

@@ -234,7 +234,7 @@ def test_images_that_are_not_exact_are_found_again(monkeypatch, tmp_path, layout
     assert [smaller.train_x[i].tolist() for i in smaller.train_inexact] == [
         data["train"][0][i].tolist() for i in (0, 9) if i in image_sets._first_of_each(images.train_y, 10, 10, "train")
     ]
-    (tmp_path / "not_exact.csv").write_text("file,index_in_file\ndata_batch_3.bin,4\n")
+    (tmp_path / "not_exact.csv").write_text("file,index_in_file\ndata_batch_3.bin,4\n", encoding="utf-8")
     with pytest.raises(ValueError, match="not_exact.csv.*does not name an image"):
         image_sets.load("cifar-10", tmp_path)
 

@@ -120,7 +120,7 @@ def test_scaled_levels_do_not_change_the_network_at_the_start():
 
 
 def stored(profile: str) -> list[dict[str, str]]:
-    with open(ROOT / "data" / "results" / f"task_3_{profile}.csv", newline="") as file:
+    with open(ROOT / "data" / "results" / f"task_3_{profile}.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -344,7 +344,9 @@ def test_help_has_every_option_and_name(capsys):
 
 
 def edit(folder):
-    (folder / "task_3_tiny.csv").write_text((folder / "task_3_tiny.csv").read_text().replace("0.1", "0.2", 1))
+    (folder / "task_3_tiny.csv").write_text(
+        (folder / "task_3_tiny.csv").read_text(encoding="utf-8").replace("0.1", "0.2", 1), encoding="utf-8"
+    )
 
 
 def without_json(folder):
