@@ -136,15 +136,31 @@ class Drift:
 def compare(
     experiment: str, unit: str, old: Sequence[Mapping[str, str]], new: Sequence[Mapping[str, str]]
 ) -> list[Drift]:
-    """Differences between stored and new rows of a unit; numbers that agree to a relative 1e-6 are the same, and so are times."""
+    """Differences between stored and new rows of a unit; numbers that agree to a relative 1e-6 are the same, and so are times.
+
+    Rows with other words (a method, a quantity) belong together whatever their order is.
+    """
     if len(old) != len(new) or any(a.keys() != b.keys() for a, b in zip(old, new, strict=False)):
         return [Drift(experiment, unit, 0, "rows", str(len(old)), f"{len(new)}, or other columns", math.inf)]
-    found = []
-    for i, (a, b) in enumerate(zip(old, new, strict=True)):
+    found, order = [], sorted(range(len(old)), key=lambda i: _words(old[i]))
+    for i, b in zip(order, sorted(new, key=_words), strict=True):
+        a = old[i]
         for column in a:
             if column != "seconds" and not _same(a[column], b[column]):
                 found.append(Drift(experiment, unit, i, column, a[column], b[column], _errors(a, column, b[column])))
     return found
+
+
+def _words(row: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(column, value) for column, value in row.items() if not _is_number(value)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _same(a: str, b: str) -> bool:

@@ -171,6 +171,15 @@ def test_drift_is_reported_with_its_size(stored, monkeypatch):
     assert any(d.serious for d in runner.check(toy(), sample=None, folder=stored)[1])
 
 
+def test_rows_are_matched_by_their_words():
+    old = [{"method": m, "seed": s, "mean": x} for m, s, x in (("a", "0", "1"), ("b", "0", "2"), ("a", "1", "3"))]
+    new = [old[1], old[0], old[2]]
+    assert runner.compare("e", "u", old, new) == []
+    (found,) = runner.compare("e", "u", old, [{**old[1], "mean": "9"}, old[0], old[2]])
+    assert (found.row, found.column, found.stored, found.now) == (1, "mean", "2", "9")
+    assert len(runner.compare("e", "u", old, [old[2], old[1], old[0]])) == 4  # alike but for numbers: in their order
+
+
 def test_a_changed_word_is_drift():
     old, new = ({"case": "a", "n": "64", "mean": "1", "sd": "1"} | {"case": c} for c in "ab")
     assert [d.serious for d in runner.compare("e", "u", [old], [new])] == [True]

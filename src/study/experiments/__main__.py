@@ -62,7 +62,7 @@ def main() -> int:
                 "noise of the seeds (chaotic runs on another machine), all others are as stored."
             )
             return bool(counted)
-    except (FileNotFoundError, results.DamagedResults) as error:
+    except (FileNotFoundError, ConnectionError, results.DamagedResults) as error:
         print(error, file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
