@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test results check-results bench look browser lint format check-lock lock serve clean
+.PHONY: help setup book test results long-results check-results bench look browser lint format check-lock lock serve clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,14 @@ test: book browser  ## all tests, those of the built pages in a headless browser
 
 results: setup  ## make data/results anew, all or ONLY=name; what an interrupted call finished is kept
 	$(PY) -m study.experiments make --jobs $(JOBS) $(ONLY)
+
+# In this order, because a table's settings are those that another one chose; two and four bits of cifar come last.
+LONG := tuning adaptive_wide cifar_trial cifar tuned_subset adaptive_small_tuning adaptive_small \
+        characters_tuning characters tuning_two_bits tuned_subset cifar adaptive_vae_mnist
+
+long-results: setup  ## the tables of many hours, unit by unit: stop it at any moment, and the same command goes on
+	@$(PY) -m study.experiments list $(sort $(LONG))
+	@for name in $(LONG); do $(PY) -m study.experiments make --jobs $(JOBS) $$name || exit $$?; done
 
 check-results: setup  ## recompute a sample of data/results and report what differs
 	$(PY) -m study.experiments check --jobs $(JOBS) $(ONLY)

@@ -20,7 +20,7 @@ from .vision.distributed import distributed, place
 from .vision.grid import Cell, Profile
 from .vision.sweep import slug
 
-METHODS = {slug(name): name for name in grid.METHODS}
+METHODS = {slug(name): name for name in (*grid.METHODS, *grid.MORE)}
 PLACES = {slug(name): name for name in layers.QUANTIZE}
 ABOUT = """\
 Task III: train image classifiers, methods x bits x levels x layers x seeds, and store one row per epoch in
@@ -67,7 +67,10 @@ def parser() -> argparse.ArgumentParser:
         return {"nargs": "+", "type": slug, "choices": choices, "metavar": "NAME"}
 
     add("--profile", "images, network and protocol (default: cpu)", choices=grid.PROFILES, default="cpu")
-    add("--method", f"of {', '.join(METHODS)} (default: all)", default=list(METHODS), **names(METHODS))
+    shown = [s for s, name in METHODS.items() if name in grid.METHODS]
+    more = [s for s in METHODS if s not in shown]
+    words = f"of {', '.join(shown)} (default: all of these), {', '.join(more)}"
+    add("--method", words, default=shown, **names(METHODS))
     bits = (*grid.BITS, grid.FULL)
     add("--bits", f"default: all; {grid.FULL}: full precision", nargs="+", type=int, choices=bits, default=bits)
     add("--levels", "default: scaled, layer by layer", nargs="+", choices=grid.LEVELS, default=grid.LEVELS[:1])

@@ -6,6 +6,9 @@
 An experiment is a list of units that do not depend on each other, each a function without arguments that returns rows. A
 unit is deterministic and runs on one thread, so that the results depend neither on how many run at a time nor on an
 interruption in between: what a finished unit found is kept, and a second call goes on with the others.
+
+An experiment of many hours has a `version`. Its table grows: a unit is in it as soon as it has finished, with a digest of
+what its rows depend on, and other code does not make it run again.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantized_training.files import write_whole
@@ -25,36 +29,131 @@ from . import results
 from .results import Row, stored
 
 
+def _nothing(*arguments: str) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """name: of its table in data/results. about: a sentence. units: key -> function that returns rows, the same columns
     everywhere; functions of a module (or partials of them), because they run in other processes. device: "cuda" where they
-    need a GPU: such an experiment runs only where it is named."""
+    need a GPU: such an experiment runs only where it is named, and so does one with a `version`. hours: of one core.
+
+    version: of an experiment whose table grows, to be changed by whoever changes what a unit computes. depends: key -> what
+    else a unit's rows depend on, in words (a setting that another table decided). note: what belongs beside every number,
+    asked for when a table is written."""
 
     name: str
     about: str
     units: Mapping[str, Callable[[], Sequence[Row]]]
     device: str = "cpu"
+    version: str = ""
+    hours: float = 0.0
+    depends: Callable[[str], str] = field(default=_nothing, repr=False)
+    note: Callable[[], str] = field(default=_nothing, repr=False)
+
+    def digest(self, key: str) -> str:
+        """Twelve hexadecimal digits that change with all that the unit's rows depend on."""
+        return hashlib.sha256(repr((self.name, self.version, key, self.depends(key))).encode()).hexdigest()[:12]
 
 
-def _run(experiment: Experiment, key: str) -> tuple[str, str, list[dict[str, str]]]:
+_scratch: Path | None = None
+
+
+def scratch() -> Path | None:
+    """A file of the running unit, for a checkpoint from which it goes on: removed when its rows are stored. None where
+    nothing is to be kept."""
+    return _scratch
+
+
+def _run(
+    units: Mapping[str, Callable[[], Sequence[Row]]], name: str, key: str, about: dict[str, str], file: Path | None
+) -> tuple[str, str, list[dict[str, str]]]:
     """One unit, in a process of its own: its rows as they will be stored."""
     import torch
 
+    global _scratch
     torch.set_num_threads(1)
-    rows = experiment.units[key]()
-    return experiment.name, key, [{"unit": key} | {name: stored(value) for name, value in row.items()} for row in rows]
+    _scratch = file
+    try:
+        rows = units[key]()
+    finally:
+        _scratch = None
+    return name, key, [about | {name: stored(value) for name, value in row.items()} for row in rows]
 
 
 def run(
-    work: Sequence[tuple[Experiment, str]], jobs: int, label: str
+    work: Sequence[tuple[Experiment, str]], jobs: int, label: str, scratches: Path | None = None
 ) -> Iterator[tuple[str, str, list[dict[str, str]]]]:
-    """The units as they finish: (experiment, key, rows), with a progress bar."""
+    """The units as they finish: (experiment, key, rows), with a progress bar. scratches: folder of `scratch`."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    done = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_run)(e, key) for e, key in work)
+    def call(e: Experiment, key: str):
+        about = {"unit": key} | ({"settings": e.digest(key)} if e.version else {})
+        return delayed(_run)({key: e.units[key]}, e.name, key, about, _file(e, key, scratches))
+
+    done = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs)(
+        call(e, key) for e, key in work
+    )
     yield from tqdm(done, total=len(work), unit="unit", desc=label, disable=not work)
+
+
+def _file(e: Experiment, key: str, scratches: Path | None) -> Path | None:
+    if scratches is None or not e.version:
+        return None
+    return scratches / e.name / f"{_slug(key)}_{e.digest(key)}.pt"
+
+
+# Tables that grow
+
+
+@contextmanager
+def _locked(name: str, kept: Path) -> Iterator[None]:
+    """Alone with the table: two calls may write to one."""
+    from filelock import FileLock
+
+    (kept / name).mkdir(parents=True, exist_ok=True)
+    with FileLock(kept / name / "lock"):
+        yield
+
+
+def grown(e: Experiment, folder: Path | None = None) -> dict[str, list[dict[str, str]]]:
+    """The units of a growing table that are what they would be now: key -> rows. Raises as `results.read`."""
+    folder = folder or results.DATA / "results"
+    results.finish(e.name, folder)
+    if not (folder / f"{e.name}.csv").exists():
+        return {}
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in results.read_text(e.name, folder):
+        found.setdefault(row["unit"], []).append(row)
+    return {key: found[key] for key in e.units if key in found and found[key][0]["settings"] == e.digest(key)}
+
+
+def _grow(e: Experiment, key: str, rows: list[dict[str, str]], state: str, folder: Path | None, kept: Path) -> Path:
+    """Put a unit into the table; units that the experiment does not have any more, or not with these digests, leave it."""
+    with _locked(e.name, kept):
+        there = grown(e, folder) | {key: rows}
+        old = results.provenance(e.name, folder)["code"] if len(there) > 1 else ""
+        codes = old if state in old else f"{old}; {state}" if old else state
+        about = ". ".join(filter(None, (e.about, e.note()))) + f" ({len(there)} of {len(e.units)} units)"
+        table = [row for k in e.units if k in there for row in there[k]]
+        return results.write(
+            e.name, table, about, f"make results ONLY={e.name}", codes, folder, results.hardware(e.device)
+        )
+
+
+def grow(e: Experiment, jobs: int = 1, folder: Path | None = None, kept: Path | None = None) -> Path | None:
+    """Run the units of a growing table that are missing there, in the experiment's order; returns the table's path."""
+    kept, state, path = kept or results.DATA.parent / "_build" / "results", results.code(), None
+    with _locked(e.name, kept):
+        there = grown(e, folder)
+    if there:
+        print(f"{e.name}: {len(there)} of {len(e.units)} units are stored.", flush=True)
+    for _, key, rows in run([(e, key) for key in e.units if key not in there], jobs, e.name, kept):
+        path = _grow(e, key, rows, state, folder, kept)
+        _file(e, key, kept).unlink(missing_ok=True)
+    return path
 
 
 def make(
@@ -65,6 +164,8 @@ def make(
     kept: where finished units wait for the others (default _build/results); those of the same code are not run again. When
     a table is stored its units are removed from there. folder: default data/results.
     """
+    grew = [path for e in chosen.values() if e.version and (path := grow(e, jobs, folder, kept))]
+    chosen = {name: e for name, e in chosen.items() if not e.version}
     state = results.code()
     kept = (kept or results.DATA.parent / "_build" / "results") / state
     files = {(e.name, key): kept / e.name / f"{_slug(key)}.json" for e in chosen.values() for key in e.units}
@@ -94,7 +195,7 @@ def make(
         write_whole(files[name, key], json.dumps(found).encode())
         rows[name, key] = found
         store_if_complete(chosen[name])
-    return written
+    return grew + written
 
 
 def _slug(key: str) -> str:
@@ -193,6 +294,9 @@ def check(
     """
     tables: dict[tuple[str, str], list[dict[str, str]]] = {}
     for name, e in chosen.items():
+        if e.version:  # what is there so far
+            tables |= {(name, key): rows for key, rows in grown(e, folder).items()}
+            continue
         for row in results.read_text(name, folder):
             tables.setdefault((name, row["unit"]), []).append(row)
         if other := {key for n, key in tables if n == name} ^ set(e.units):
@@ -204,7 +308,8 @@ def check(
     work = [
         (e, key)
         for e in chosen.values()
-        for key in (e.units if sample is None else choose.sample(list(e.units), min(sample, len(e.units))))
+        for there in [[key for key in e.units if (e.name, key) in tables]]
+        for key in (there if sample is None else choose.sample(there, min(sample, len(there))))
     ]
     drifts = []
     for name, key, found in run(work, jobs, "checking"):

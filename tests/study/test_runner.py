@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
+from quantized_training.files import write_whole
 from study import claims, experiments, results, runner
 from study.experiments import floors
 from study.runner import Experiment
@@ -32,9 +37,9 @@ def unit(k: int, log: str = "", stop: str = ""):
     ]
 
 
-def toy(n: int = 5, device: str = "cpu", **extra) -> dict[str, Experiment]:
+def toy(n: int = 5, device: str = "cpu", version: str = "", **extra) -> dict[str, Experiment]:
     units = {f"unit {k}": functools.partial(unit, k, **extra) for k in range(n)}
-    return {"toy": Experiment("toy", "for the tests", units, device)}
+    return {"toy": Experiment("toy", "for the tests", units, device, version)}
 
 
 @pytest.fixture
@@ -155,6 +160,93 @@ def test_units_in_two_processes_give_the_same_table(stored, tmp_path):
     assert (tmp_path / "two" / "toy.csv").read_bytes() == (stored / "toy.csv").read_bytes()
 
 
+# Tables that grow
+
+
+def test_a_growing_table_has_each_unit_when_it_has_finished(tmp_path):
+    log, stop = tmp_path / "log", tmp_path / "stop"
+    stop.touch()
+    chosen, kept = toy(version="1", log=str(log), stop=str(stop)), tmp_path / "kept"
+    with pytest.raises(KeyboardInterrupt):
+        runner.make(chosen, folder=tmp_path, kept=kept)
+    half = results.read("toy", tmp_path)
+    assert [r["unit"] for r in half] == ["unit 0"] * 2 + ["unit 1"] * 2
+    assert results.provenance("toy", tmp_path)["about"] == "for the tests (2 of 5 units)"
+    stop.unlink()
+    assert runner.make(chosen, folder=tmp_path, kept=kept) == [tmp_path / "toy.csv"]
+    assert results.read("toy", tmp_path)[:4] == half and len(results.read("toy", tmp_path)) == 10
+    assert log.read_text(encoding="utf-8").split() == ["0", "1", "2", "2", "3", "4"], "a finished unit ran twice"
+    assert runner.check(chosen, sample=None, folder=tmp_path) == (5, [])
+
+
+def test_other_code_leaves_a_growing_table_and_its_version_does_not(tmp_path, monkeypatch):
+    runner.make(toy(version="1"), folder=tmp_path, kept=tmp_path / "kept")
+    before = (tmp_path / "toy.csv").read_bytes()
+    monkeypatch.setattr(results, "code", lambda: "other")
+    log = tmp_path / "log"
+    assert runner.make(toy(version="1", log=str(log)), folder=tmp_path, kept=tmp_path / "kept") == []
+    assert (tmp_path / "toy.csv").read_bytes() == before and not log.exists()
+    runner.make(toy(6, version="1", log=str(log)), folder=tmp_path, kept=tmp_path / "kept")
+    assert log.read_text(encoding="utf-8").split() == ["5"] and results.provenance("toy", tmp_path)["code"].endswith(
+        "; other"
+    )
+    runner.make(toy(3, version="2", log=str(log)), folder=tmp_path, kept=tmp_path / "kept")
+    assert log.read_text(encoding="utf-8").split() == ["5", "0", "1", "2"], "a new version runs again"
+    assert len(results.read("toy", tmp_path)) == 6, "units that are no more are left out"
+
+
+def test_a_unit_that_depends_on_another_table_runs_again_when_that_decides_otherwise(tmp_path):
+    def choice(word: str) -> dict[str, Experiment]:
+        e = toy(3, version="1", log=str(tmp_path / "log"))["toy"]
+        return {"toy": replace(e, depends=lambda key: word if key == "unit 1" else "")}
+
+    for word in ("a", "a", "b"):
+        runner.make(choice(word), folder=tmp_path, kept=tmp_path / "kept")
+    assert (tmp_path / "log").read_text(encoding="utf-8").split() == ["0", "1", "2", "1"]
+
+
+def slow(k: int, log: str):
+    """Three steps of 0.1 s, each kept in `scratch`; a trace of every step in `log`."""
+    file = runner.scratch()
+    done = int(file.read_text(encoding="utf-8")) if file.exists() else 0
+    while done < 3:
+        time.sleep(0.1)
+        with open(log, "a", encoding="utf-8") as out:
+            out.write(f"{k}{done}\n")
+        done += 1
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, str(done).encode())
+    return [{"k": k, "half": k / 2}]
+
+
+def slowly(folder: str) -> None:
+    units = {f"unit {k}": functools.partial(slow, k, f"{folder}/log") for k in range(4)}
+    runner.make({"toy": Experiment("toy", "x", units, version="1")}, folder=Path(folder), kept=Path(folder) / "kept")
+
+
+def test_killed_at_any_moment_a_growing_table_loses_nothing_that_was_done(tmp_path):
+    """Killed after growing times until it ends by itself: the same table, each step done once or, where it was not yet
+    kept, once more for each time that it was killed."""
+    (tmp_path / "whole").mkdir()
+    slowly(str(tmp_path / "whole"))
+    (tmp_path / "cut").mkdir()
+    context, killed = multiprocessing.get_context("fork"), 0
+    for k in range(100):
+        process = context.Process(target=slowly, args=(str(tmp_path / "cut"),))
+        process.start()
+        process.join(0.15 + 0.11 * (k % 5))
+        process.kill()
+        process.join()
+        killed += process.exitcode != 0
+        if process.exitcode == 0:
+            break
+    assert process.exitcode == 0 and killed >= 3
+    assert (tmp_path / "cut" / "toy.csv").read_bytes() == (tmp_path / "whole" / "toy.csv").read_bytes()
+    steps = (tmp_path / "cut" / "log").read_text(encoding="utf-8").split()
+    assert set(steps) == {f"{k}{i}" for k in range(4) for i in range(3)} and len(steps) <= 12 + killed
+    assert not list(tmp_path.rglob("*.pt")), "a checkpoint of a stored unit is left"
+
+
 def test_drift_is_reported_with_its_size(stored, monkeypatch):
     assert runner.check(toy(), sample=None, folder=stored) == (5, [])
     assert runner.check(toy(), sample=2, folder=stored)[0] == 2
@@ -193,8 +285,11 @@ def test_a_table_of_other_units_is_refused(stored):
 
 def test_every_experiment_is_stored_and_whole():
     for name, e in experiments.experiments().items():
-        if e.device != "cpu" and not (results.DATA / "results" / f"{name}.csv").exists():
-            continue  # nobody had a GPU yet
+        if (e.device != "cpu" or e.version) and not (results.DATA / "results" / f"{name}.csv").exists():
+            continue  # nobody had a GPU yet, or the hours
+        if e.version:
+            assert {row["unit"] for row in results.read(name)} == set(runner.grown(e)), f"{name}: stale units"
+            continue
         assert {row["unit"] for row in results.read(name)} == set(e.units)
         assert results.provenance(name)["about"] == e.about
 
@@ -235,6 +330,7 @@ def test_the_list_names_all_and_what_needs_a_gpu():
     for name, e in experiments.experiments().items():
         assert lines[0::2].count(f"{name}: {e.about}") == 1
         after = lines[lines.index(f"{name}: {e.about}") + 1]
+        assert (f"{e.hours:g} hours" in after) == (e.hours > 0)
         assert f"{len(e.units)} units" in after and ("on a GPU" in after) == (e.device == "cuda")
 
 

@@ -1,6 +1,6 @@
-"""Task III: small images with labels, from four public sets behind one interface.
+"""Task III: small images with labels, from five public sets behind one interface.
 
-`load("digits")` works offline and at once; "fashion-mnist", "cifar-10" and "cifar-100" are downloaded, or read from a folder.
+`load("digits")` works offline and at once; "mnist", "fashion-mnist", "cifar-10" and "cifar-100" are downloaded, or read from a folder.
 """
 
 from __future__ import annotations
@@ -277,6 +277,30 @@ SOURCES = {
                     "train-labels-idx1-ubyte.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",
                     "t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
                     "t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
+                },
+            ),
+        ),
+    ),
+    "mnist": Source(
+        tuple("0123456789"),
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        (
+            Layout(
+                "MNIST/raw",
+                ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+                ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+                _idx,
+                {
+                    "train-images-idx3-ubyte": "md5:6bbc9ace898e44ae57da46a324031adb",
+                    "train-labels-idx1-ubyte": "md5:a25bea736e30d166cdddb491f175f624",
+                    "t10k-images-idx3-ubyte": "md5:2646ac647ad5339dbf082846283269ea",
+                    "t10k-labels-idx1-ubyte": "md5:27ae3e4e09519cfbb04c329615203637",
+                },
+                {
+                    "train-images-idx3-ubyte.gz": "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
+                    "train-labels-idx1-ubyte.gz": "md5:d53e105ee54ea40749a09fcbcd1e9432",
+                    "t10k-images-idx3-ubyte.gz": "md5:9fb629c4189551a2d022fa330f9573f3",
+                    "t10k-labels-idx1-ubyte.gz": "md5:ec29112dd5afa0611ce80d1b7f02629c",
                 },
             ),
         ),

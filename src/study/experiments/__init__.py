@@ -22,8 +22,8 @@ def experiments() -> dict[str, Experiment]:
 
 
 def choose(names: Sequence[str]) -> dict[str, Experiment]:
-    """The named experiments, without a name all that need no GPU; exits with what there is where a name is unknown."""
+    """The named experiments, without a name all that need no GPU and whose table does not grow; exits with what there is where a name is unknown."""
     known = experiments()
     if unknown := [name for name in names if name not in known]:
         sys.exit(f"no experiment {', '.join(unknown)}; there are {', '.join(known)}")
-    return {name: e for name, e in known.items() if (name in names if names else e.device == "cpu")}
+    return {n: known[n] for n in names or known if names or known[n].device == "cpu" and not known[n].version}

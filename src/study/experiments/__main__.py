@@ -24,7 +24,10 @@ def main() -> int:
     ):
         command = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
         command.add_argument(
-            "names", nargs="*", metavar="NAME", help="experiments; all that need no GPU without a name"
+            "names",
+            nargs="*",
+            metavar="NAME",
+            help="experiments; without a name all that need neither a GPU nor hours",
         )
         if name != "list":
             command.add_argument("--jobs", type=int, help="units at a time (default: all cores, on a GPU 1)")
@@ -48,6 +51,7 @@ def main() -> int:
                     results.source(name) if (results.DATA / "results" / f"{name}.csv").exists() else "not stored yet"
                 )
                 gpu = "" if e.device == "cpu" else " on a GPU, run only by name"
+                gpu += f", about {e.hours:g} hours of one core" if e.hours else ""
                 print(f"{name}: {e.about}\n    {len(e.units)} units{gpu}; {stored}")
         elif options.command == "make":
             for path in make(chosen, options.jobs):

@@ -85,6 +85,8 @@ def unit(
     binary_weights: bool = True,
     changes: Mapping[str, float | tuple[float, float]] | None = None,
     common: int | None = None,
+    correction: int = 0,
+    settings: Sequence[Setting] | None = None,
 ) -> list[Row]:
     """One optimizer: every setting on the tuning seeds and the validation set, then the setting with the best validation
     score and the one with the lowest training loss on the test seeds and the test set.
@@ -92,12 +94,12 @@ def unit(
     Best and lowest of the means over the tuning seeds; a setting that spoils one of them is not chosen.
 
     changes: to every setting, `clip` or what else the optimizer takes. common: index of a setting that is tested whatever
-    the tuning says.
+    the tuning says. correction: see `binary.train`. settings: in place of the optimizer's own.
     """
     changes = dict(changes or {})
     clip = changes.pop("clip", math.inf)
-    settings = [replace(s, extra=s.extra | changes, clip=clip) for s in OPTIMIZERS[optimiser].settings]
-    train = partial(binary.train, task, optimiser, batch=batch, binary=binary_weights)
+    settings = [replace(s, extra=s.extra | changes, clip=clip) for s in settings or OPTIMIZERS[optimiser].settings]
+    train = partial(binary.train, task, optimiser, batch=batch, binary=binary_weights, correction=correction)
     rows, final = [], {}
     for setting in settings:
         record = train(setting, TUNING, test=False)[:, -1]

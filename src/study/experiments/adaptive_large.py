@@ -1,17 +1,20 @@
-"""BAMSProd's experiments that are too large for a CPU: seven optimizers on four binary networks, three seeds each.
+"""BAMSProd's experiments that are too large for minutes on a CPU: seven optimizers on four binary networks.
 
-    python -m study.experiments make adaptive_large_tuning
-    python -m study.experiments make adaptive_large
+    python -m study.experiments make adaptive_small_tuning    four settings of each, on validation data
+    python -m study.experiments make adaptive_small           the best of them, three seeds
+    python -m study.experiments make adaptive_large           the same at full width on a GPU, one seed
 
-The first command tunes: for every task and optimizer its eight settings, one short run of seed 0 each, scored on validation
-data. The second trains with the best of them, three seeds, scored on test data. In a task all optimizers have the same
-batches, number of updates and cosine of the learning rate, epoch by epoch. QT_DATA: a folder with the unpacked sets
-(cifar-10, ptb, bccd) in place of downloads.
+In a task all optimizers have the same batches, number of updates and cosine of the learning rate, epoch by epoch; full
+precision with Adam, tuned alike, stands beside them. QT_DATA: a folder with the unpacked sets (cifar-10, ptb, bccd) in place
+of downloads.
 
-The profile gpu has never been run: no number of it is known. An estimate, from counted operations and guessed overheads: 14
-hours of one H200, of which the ResNet takes 2, the MobileNet 3, the LSTM 6, the detector 3. The source trains longer: 200
-epochs on CIFAR-10 (60 here), 250 on Penn Treebank (40 here).
-The profile tiny is the same code on a CPU in seconds; it shows that everything works, and nothing about the optimizers.
+The profile small fits into five hours of two cores: narrow networks, in bfloat16 where the processor multiplies it natively
+(the LSTM gains nothing by it and stays in float32), 15,000 or 10,000 images of CIFAR-10, all of Penn Treebank, blood cells
+at 160 x 120. Measured, an epoch of one core: ResNet 15 s, MobileNet 30 s, LSTM 110 s, detector 1 s.
+The profile gpu takes the settings that the small one chose, and so many epochs that one network with all optimizers should
+take 8 minutes of one H200, by an estimate from counted operations: 3, 4.5, 13 and 2.3 s an epoch. It has never been run. The
+source trains longer: 200 epochs on CIFAR-10, 250 on Penn Treebank.
+The profile tiny is the same code in seconds; it shows that everything works, and nothing about the optimizers.
 """
 
 from __future__ import annotations
@@ -36,9 +39,12 @@ from ..runner import Experiment
 from ..tasks.binary_optimizers import OPTIMIZERS, Setting, build, clip_norms
 from ..vision import binary_models, detection
 from ..vision.binary_models import Detector, Language, MobileNetV2
-from ..vision.on_device import REACH, augment, predict, stopwatch
+from ..vision.on_device import REACH, augment, half, multiplies_bfloat16, predict, stopwatch
 
-SEEDS = (0, 1, 2)
+FULL = "Adam, full precision"
+FLOAT32 = f"{FULL} in float32"  # beside bfloat16, with its setting, one seed
+NAMES = (*OPTIMIZERS, FULL)
+SEEDS = (1, 2, 3)  # of the tests; tuning has seed 0
 Part = tuple[Tensor, ...]
 
 
@@ -168,7 +174,8 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Task:
-    """kind: one of the classes above. epochs: of a run for testing; tuning: of a run for tuning."""
+    """kind: one of the classes above. epochs: of a run for testing; tuning: of a run for tuning. half: in bfloat16 on a
+    processor that multiplies it natively."""
 
     kind: type[Images] | type[Words] | type[Boxes]
     network: Callable[[], nn.Module]
@@ -176,14 +183,29 @@ class Task:
     batch: int
     epochs: int
     tuning: int
+    half: bool = False
+
+    @property
+    def precision(self) -> str:
+        return "bfloat16" if self.half and multiplies_bfloat16() else "float32"
 
 
 PROFILES = {
     "gpu": {
-        "ResNet-34": Task(Images, binary_models.resnet34, cifar, 128, 60, 20),
-        "MobileNetV2": Task(Images, MobileNetV2, cifar, 128, 60, 20),
-        "LSTM": Task(Words, Language, treebank, 20, 40, 15),
-        "detector": Task(Boxes, Detector, blood, 8, 120, 40),
+        "ResNet-34": Task(Images, binary_models.resnet34, cifar, 128, 20, 0),
+        "MobileNetV2": Task(Images, MobileNetV2, cifar, 128, 15, 0),
+        "LSTM": Task(Words, Language, treebank, 20, 5, 0),
+        "detector": Task(Boxes, Detector, blood, 8, 28, 0),
+    },
+    "small": {
+        "detector": Task(Boxes, partial(Detector, width=16), partial(blood, (160, 120)), 8, 60, 30, True),
+        "ResNet-34": Task(
+            Images, partial(binary_models.resnet34, width=8), partial(cifar, 15_000, 2_000), 128, 12, 6, True
+        ),
+        "MobileNetV2": Task(
+            Images, partial(MobileNetV2, width=0.25, last=320), partial(cifar, 10_000, 2_000), 64, 10, 5, True
+        ),
+        "LSTM": Task(Words, partial(Language, hidden=64, dropout=0.1), treebank, 20, 3, 1),
     },
     "tiny": {
         "ResNet-34": Task(Images, partial(binary_models.resnet34, width=4), partial(cifar, 64, 40), 16, 2, 1),
@@ -199,7 +221,7 @@ def train(
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train one network: it, with its binary weights on their levels, and for each epoch its loss, score and seconds.
 
-    part: "tuning", scored on the validation data, or "test". The loss is the mean over the epoch's batches. Where a gradient
+    optimiser: of `NAMES`. part: "tuning", scored on the validation data, or "test". The loss is the mean over the epoch's batches. Where a gradient
     is not finite the run ends, its last row holds NaN. The same seed gives the same run on a CPU.
     """
     device = torch.device(device)
@@ -209,7 +231,8 @@ def train(
         torch.manual_seed(seed)
         model = task.network().to(device, memory_format=torch.channels_last)
         draws = torch.Generator().manual_seed(seed)
-        optimizers = build(optimiser, setting, binary_models.groups(model))
+        name, binary = ("Adam", False) if optimiser in (FULL, FLOAT32) else (optimiser, True)
+        optimizers = build(name, setting, binary_models.groups(model), binary=binary)
         rates = [(group, Cosine(group["lr"], epochs)) for o in optimizers for group in o.param_groups]
         updates = 0
         for epoch in range(epochs):
@@ -239,48 +262,85 @@ def train(
 
 
 def settings(optimiser: str) -> list[Setting]:
-    """The eight of `OPTIMIZERS`, but for SGD a tenth of the rates: levels are as large as the weights here, not 1."""
-    tenth = 0.1 if optimiser == "SGD(M)" else 1.0
-    return [replace(s, lr=tenth * s.lr) for s in OPTIMIZERS[optimiser].settings]
+    """Four for each: rates ten times apart, or two of each of two constants. Those of SGD(M) are a tenth of what
+    `OPTIMIZERS` has, as levels are as large as the weights here, not 1; so are AdaBound's final rates, which are SGD's."""
+    if optimiser == "Bop":
+        return [
+            Setting(gamma, {"threshold": tau})
+            for gamma, tau in ((1e-4, 1e-8), (1e-3, 1e-8), (1e-3, 1e-6), (1e-2, 1e-6))
+        ]
+    first = OPTIMIZERS["Adam" if optimiser == FULL else optimiser].settings[0]
+    if "final_lr" in first.extra:
+        return [
+            replace(first, lr=lr, extra=first.extra | {"final_lr": final})
+            for lr in (1e-3, 1e-2)
+            for final in (0.03, 0.3)
+        ]
+    scale = 10.0 if optimiser == "SGD(M)" else 1.0
+    return [replace(first, lr=scale * lr) for lr in (1e-4, 1e-3, 1e-2, 1e-1)]
 
 
 def unit(profile: str, name: str, optimiser: str, part: str, which: int) -> Sequence[Row]:
     """The rows of one run, one per epoch. which: the setting's place among the optimizer's in tuning, the seed in the test."""
     task, device = PROFILES[profile][name], "cuda" if profile == "gpu" else "cpu"
+    task = replace(task, half=False) if optimiser == FLOAT32 else task
     setting = settings(optimiser)[which] if part == "tuning" else best(name, optimiser)
     seed = 0 if part == "tuning" else which
     about = {"task": name, "optimiser": optimiser, "setting": str(setting), "part": part, "seed": seed}
-    about |= {"batch": task.batch, "measure": task.kind.score, "note": task.data().note}
-    return [about | row for row in train(task, optimiser, setting, part, seed, device)[1]]
+    about |= {"batch": task.batch, "measure": task.kind.score, "precision": task.precision}
+    with half(task.precision == "bfloat16"):
+        return [about | row for row in train(task, optimiser, setting, part, seed, device)[1]]
 
 
 def best(name: str, optimiser: str) -> Setting:
     """The setting with the best score after the last epoch of tuning, the first of several, and of all where all diverged.
-    Raises as `results.read` where the tuning is not stored."""
-    mine = [r for r in results.read(TUNING.name) if (r["task"], r["optimiser"]) == (name, optimiser)]
+    Raises as `results.read` where the tuning is not stored, ValueError where a setting has not been run."""
+    optimiser = FULL if optimiser == FLOAT32 else optimiser
+    mine = [r for r in results.read("adaptive_small_tuning") if (r["task"], r["optimiser"]) == (name, optimiser)]
     last = {r["setting"]: float(r["score"]) for r in mine}  # epoch by epoch
+    if missing := [str(s) for s in settings(optimiser) if str(s) not in last]:
+        raise ValueError(
+            f"{name}, {optimiser}: {missing[0]} has not been run; `make results ONLY=adaptive_small_tuning` goes on"
+        )
     good = [s for s in settings(optimiser) if math.isfinite(last[str(s)])]
-    return PROFILES["gpu"][name].kind.best(good, key=lambda s: last[str(s)]) if good else settings(optimiser)[0]
+    return PROFILES["small"][name].kind.best(good, key=lambda s: last[str(s)]) if good else settings(optimiser)[0]
 
 
-def _units(part: str, numbers: Sequence[int], word: str) -> dict[str, Callable[[], Sequence[Row]]]:
-    return {
-        f"{name}, {optimiser}, {word} {k}": partial(unit, "gpu", name, optimiser, part, k)
-        for name in PROFILES["gpu"]
-        for optimiser in OPTIMIZERS
-        for k in numbers
-    }
+def _chosen(key: str) -> str:
+    """What a unit of the tests depends on besides its key; nothing is chosen as long as the tuning is not finished."""
+    name, rest = key.split(", ", 1)
+    try:
+        return str(best(name, rest.rpartition(", ")[0]))
+    except (ValueError, FileNotFoundError):
+        return "not chosen"
 
 
-TUNING = Experiment(
-    "adaptive_large_tuning",
-    "Binary ResNet-34 and MobileNetV2 on CIFAR-10, LSTM on Penn Treebank, detector of blood cells: settings of each optimizer",
-    _units("tuning", range(8), "setting"),
-    "cuda",
+def _note(profile: str) -> str:
+    return PROFILES[profile]["ResNet-34"].data().note
+
+
+def _experiment(name: str, profile: str, part: str, numbers: Sequence[int], word: str, words: str, **how) -> Experiment:
+    halved = [name for name, task in PROFILES[profile].items() if task.half and part == "test"]
+    runs = [(task, o, k) for task in PROFILES[profile] for k in numbers for o in NAMES]
+    runs += [(task, FLOAT32, numbers[0]) for task in halved]
+    units = {f"{task}, {o}, {word} {k}": partial(unit, profile, task, o, part, k) for task, o, k in runs}
+    about = f"Binary ResNet-34 and MobileNetV2 on CIFAR-10, LSTM on Penn Treebank, detector of blood cells: {words}"
+    return Experiment(name, about, units, version="1", note=partial(_note, profile), **how)
+
+
+TUNING = _experiment(
+    "adaptive_small_tuning", "small", "tuning", range(4), "setting", "narrow, four settings of each optimizer", hours=4
 )
-EXPERIMENT = Experiment(
+SMALL = _experiment(
+    "adaptive_small", "small", "test", SEEDS, "seed", "narrow, each optimizer's best setting", hours=6, depends=_chosen
+)
+EXPERIMENT = _experiment(
     "adaptive_large",
-    "Binary ResNet-34 and MobileNetV2 on CIFAR-10, LSTM on Penn Treebank, detector of blood cells: each optimizer's best setting",
-    _units("test", SEEDS, "seed"),
-    "cuda",
+    "gpu",
+    "test",
+    SEEDS[:1],
+    "seed",
+    "full width, the settings of the narrow ones",
+    device="cuda",
+    depends=_chosen,
 )

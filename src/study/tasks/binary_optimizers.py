@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
-from quantized_training.adaptive import BAMSProd, Bop
+from quantized_training.adaptive import BAMSProd, Bop, Falling, Rising
 from quantized_training.methods import BinaryConnect, FullPrecision
 from quantized_training.optimizer import QuantizedOptimizer
 
@@ -44,8 +44,38 @@ def _adabound(groups: Iterable[dict], **settings) -> Optimizer:
     return AdaBound(groups, **settings)
 
 
-def _bamsprod(groups: Iterable[dict], **settings) -> Optimizer:
-    return BAMSProd(groups, sqrt_decay=False, **settings)
+class AveragedBAMSProd(BAMSProd):
+    """BAMSProd with "a simple average of all history" of the second moments, v^_t = 1/t sum_(s<=t) v_s, in place of their
+    maximum (source, section 4); the state keeps it under the maximum's name. Written out, tensor by tensor."""
+
+    def _step(self, params: list[Tensor], group: dict) -> None:
+        states, (beta1, beta2) = self._states(params, group), group["betas"]
+        average = [s["max_exp_avg_sq"] for s in states]
+        for p, s in zip(params, states, strict=True):
+            s["step"] += 1
+            s["exp_avg"].lerp_(p.grad, 1 - beta1)
+            s["exp_avg_sq"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+            s["max_exp_avg_sq"].lerp_(s["exp_avg_sq"], 1 / s["step"])
+        if group["quantize"] and group["target"] is None:
+            self._measure(params, average, states, group)
+        for p, s, v in zip(params, states, average, strict=True):
+            clipped = v.clone()
+            if group["quantize"]:
+                runs = clipped.unbind(0) if group["ensemble"] else (clipped,)
+                for x, c in zip(
+                    runs, s["target"] if group["target"] is None else [group["target"]] * len(runs), strict=True
+                ):
+                    x.clamp_(*self.bounds(c, s["step"]))
+            rate = group["lr"] / (math.sqrt(s["step"]) if group["sqrt_decay"] else 1.0)
+            p.addcdiv_(s["exp_avg"], clipped.sqrt_().add_(group["eps"]), value=-rate).clamp_(
+                -group["box"], group["box"]
+            )
+
+
+def _bamsprod(groups: Iterable[dict], gamma: float | None = None, average: bool = False, **settings) -> Optimizer:
+    """gamma: how fast the bounds close, about 1/gamma steps (None: the default). average: in place of the maximum."""
+    bounds = {} if gamma is None else {"lower": Rising(gamma), "upper": Falling(gamma)}
+    return (AveragedBAMSProd if average else BAMSProd)(groups, sqrt_decay=False, **bounds, **settings)
 
 
 Make = Callable[..., Optimizer]

@@ -19,7 +19,7 @@ from torch import nn
 
 from quantized_training import layers
 from quantized_training.levels import Levels
-from quantized_training.methods import Method
+from quantized_training.methods import BinaryConnect, Method
 from quantized_training.schedules import Cosine
 
 from ..datasets import image_sets
@@ -71,9 +71,16 @@ METHODS: dict[str, Callable[[Levels, int, int], Method]] = {
 }
 
 
+#: Beside the grid that the book shows; run where they are named. On these levels, which are evenly spaced, the k-bit
+#: straight-through (5) is deterministic BinaryConnect. Rivals, and all methods tuned: `vision.tuned`.
+MORE: dict[str, Callable[[Levels, int, int], Method]] = {
+    "BinaryConnect, deterministic": lambda levels, epochs, seed: BinaryConnect(levels, stochastic=False),
+}
+
+
 @dataclass(frozen=True)
 class Cell:
-    """method: of METHODS; bits: 1, 2, 4, or 32 for full precision; levels: "scaled" per layer or "raw" on the weights as
+    """method: of METHODS or MORE; bits: 1, 2, 4, or 32 for full precision; levels: "scaled" per layer or "raw" on the weights as
     they are; quantise: of `layers.QUANTIZE` (so spelt in the stored tables, whose digests hold this name). Raises ValueError for anything else."""
 
     method: str
@@ -83,7 +90,7 @@ class Cell:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("method", tuple(METHODS)), ("levels", LEVELS), ("quantise", layers.QUANTIZE)):
+        for name, allowed in (("method", (*METHODS, *MORE)), ("levels", LEVELS), ("quantise", layers.QUANTIZE)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}")
         full = self.method == "Full precision"
@@ -136,9 +143,14 @@ def network(profile: Profile, classes: int, channels: int, cell: Cell) -> nn.Mod
     return model
 
 
+def made(cell: Cell) -> Callable[[Levels, int, int], Method]:
+    """What makes the cell's method."""
+    return METHODS.get(cell.method) or MORE[cell.method]
+
+
 def settings(profile: Profile, cell: Cell) -> str:
     """Twelve hexadecimal digits that change with anything a cell's numbers depend on, except the code of the package."""
-    method = METHODS[cell.method](cell.codebook, profile.epochs, cell.seed)
+    method = made(cell)(cell.codebook, profile.epochs, cell.seed)
     protocol = asdict(profile) | {"seeds": None}
     if profile.device == "cpu" and distributed.place()[1] > 1:  # each process normalises its own part of a batch
         protocol["processes"] = distributed.place()[1]
@@ -159,7 +171,7 @@ def train(
     return train_images(
         data,
         partial(network, profile, len(data.classes), data.train_x.shape[1], cell),
-        method or partial(METHODS[cell.method], levels, profile.epochs, cell.seed),
+        method or partial(made(cell), levels, profile.epochs, cell.seed),
         partial(layers.groups, quantize=cell.quantise, levels=levels),
         epochs=profile.epochs,
         batch=profile.batch,

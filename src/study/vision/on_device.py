@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -51,6 +53,24 @@ def augment(x: Tensor, flip: Tensor, down: Tensor, right: Tensor) -> Tensor:
     ]
 
 
+_half: ContextVar[bool] = ContextVar("half", default=False)
+
+
+@contextmanager
+def half(on: bool = True) -> Iterator[None]:
+    """Within it `predict` computes in bfloat16 on a CPU, too (autocast: the weights stay float32)."""
+    before = _half.set(on)
+    try:
+        yield
+    finally:
+        _half.reset(before)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16 (AVX-512 BF16 or AMX), as torch sees it."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def move(images: Images, device: torch.device) -> Data:
     """The images where the network runs, as bytes, with the moments for `predict`."""
     tensors = (images.train_x, images.train_y, images.test_x, images.test_y, images.mean, images.std)
@@ -61,7 +81,7 @@ def predict(network: Callable[[Tensor], Tensor], x: Tensor, mean: Tensor, std: T
     """The network's outputs (n, classes) for images x, uint8 (n, c, h, w); mean and std of x / 255: (c,)."""
     x = (x - 255 * mean[:, None, None]) / (255 * std[:, None, None])
     x = x.contiguous(memory_format=torch.channels_last)
-    bfloat16 = x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    bfloat16 = torch.cuda.get_device_capability(x.device) >= (8, 0) if x.is_cuda else _half.get()
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
         return network(x).float()
 

@@ -115,7 +115,8 @@ def _build(
         decays = free and all(p.ndim > 1 for p in group["params"])
         group.setdefault("weight_decay", weight_decay if decays else 0.0)
     base = torch.optim.SGD(parameters, lr=lr, momentum=momentum)
-    return Run(model, QuantizedOptimizer(base, rule), [], torch.Generator().manual_seed(seed), device)
+    around = getattr(rule, "optimizer", QuantizedOptimizer)  # a rival may bring its own
+    return Run(model, around(base, rule), [], torch.Generator().manual_seed(seed), device)
 
 
 def _epoch(

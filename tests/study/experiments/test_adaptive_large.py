@@ -222,8 +222,8 @@ def test_tuning_is_shorter_and_scored_on_validation_data(monkeypatch):
 def test_all_rates_fall_along_a_cosine(monkeypatch, optimiser):
     made, seen = [], []
 
-    def spy(*how):
-        made.extend(build(*how))
+    def spy(*how, **more):
+        made.extend(build(*how, **more))
         return made
 
     def measure(model, part):
@@ -316,15 +316,23 @@ def test_accuracy_counts_images_of_every_batch():
 
 
 def test_units_are_the_whole_grid_with_the_same_budget_for_every_optimiser():
-    for experiment, part, runs in ((large.TUNING, "tuning", 8), (large.EXPERIMENT, "test", 3)):
-        assert experiment.device == "cuda" and len(experiment.units) == 4 * 7 * runs
-        assert {u.args for u in experiment.units.values()} == {
-            ("gpu", name, o, part, k) for name in TASKS for o in OPTIMIZERS for k in range(runs)
-        }
+    for experiment, profile, part, numbers in (
+        (large.TUNING, "small", "tuning", range(4)),
+        (large.SMALL, "small", "test", large.SEEDS),
+        (large.EXPERIMENT, "gpu", "test", large.SEEDS[:1]),
+    ):
+        assert (experiment.device == "cuda") == (profile == "gpu")
+        runs = {(profile, name, o, part, k) for name in TASKS for o in large.NAMES for k in numbers}
+        assert len(runs) == 4 * 8 * len(numbers)
+        if experiment is large.SMALL:
+            runs |= {(profile, name, large.FLOAT32, part, large.SEEDS[0]) for name in TASKS if name != "LSTM"}
+        assert {u.args for u in experiment.units.values()} == runs and len(experiment.units) == len(runs)
         assert pickle.loads(pickle.dumps(experiment)).units.keys() == experiment.units.keys()
         assert experiments.experiments()[experiment.name] == experiment
         assert experiment.name not in experiments.choose([])
-    assert {len(kind.settings) for kind in OPTIMIZERS.values()} == {8}
+    assert {len(large.settings(name)) for name in large.NAMES} == {4}
+    assert all(len(set(map(str, large.settings(name)))) == 4 for name in large.NAMES)
+    assert 0 not in large.SEEDS, "the seed of the tuning"
 
 
 def stored(folder, scores: dict[tuple[str, str], list[float]]) -> None:
@@ -340,24 +348,46 @@ def stored(folder, scores: dict[tuple[str, str], list[float]]) -> None:
 
 def test_the_best_setting_after_the_last_epoch_is_tested(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "DATA", tmp_path)
-    with pytest.raises(FileNotFoundError, match="make results ONLY=adaptive_large_tuning"):
+    with pytest.raises(FileNotFoundError, match="make results ONLY=adaptive_small_tuning"):
         large.best("LSTM", "Adam")
-    values = [0.2, 0.3, math.nan, 0.5, 0.9, 0.5, 0.1, 0.4]
+    values = [0.2, math.nan, 0.9, 0.1]
     keys = [("LSTM", "Adam"), ("detector", "Adam"), ("ResNet-34", "Bop")]
-    stored(tmp_path, {key: values for key in keys} | {("LSTM", "Bop"): [math.nan] * 8})
+    stored(tmp_path, {key: values for key in keys} | {("LSTM", "Bop"): [math.nan] * 4, ("LSTM", "AMSGrad"): [1.0] * 3})
     for (task, name), place in {
-        ("LSTM", "Adam"): 6,  # perplexity: less is better
-        ("detector", "Adam"): 4,
-        ("ResNet-34", "Bop"): 4,
+        ("LSTM", "Adam"): 3,  # perplexity: less is better
+        ("detector", "Adam"): 2,
+        ("ResNet-34", "Bop"): 2,
         ("LSTM", "Bop"): 0,  # whatever is tested diverges, and the table says so
     }.items():
-        assert str(large.best(task, name)) == str(OPTIMIZERS[name].settings[place])
+        assert str(large.best(task, name)) == str(large.settings(name)[place])
+        assert large.SMALL.depends(f"{task}, {name}, seed 1") == str(large.settings(name)[place])
+    with pytest.raises(ValueError, match="LSTM, AMSGrad: lr 0.1 has not been run"):
+        large.best("LSTM", "AMSGrad")
 
 
-def test_rates_of_sgd_are_a_tenth():
-    for name, kind in OPTIMIZERS.items():
-        share = [a.lr / b.lr for a, b in zip(large.settings(name), kind.settings, strict=True)]
-        assert share == pytest.approx([0.1 if name == "SGD(M)" else 1.0] * 8)
+def test_full_precision_is_the_same_network_without_levels():
+    model, record = large.train(tiny("ResNet-34"), large.FULL, Setting(1e-2), "test", 0)
+    assert all(len(p.unique()) > 2 for g in groups(model) if g["quantize"] for p in g["params"])
+    assert len(record) == 2
+
+
+def test_full_precision_in_float32_has_the_setting_of_bfloat16(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "DATA", tmp_path)
+    stored(tmp_path, {("ResNet-34", large.FULL): [0.1, 0.2, 0.9, 0.3]})
+    monkeypatch.setitem(large.PROFILES["tiny"], "ResNet-34", tiny("ResNet-34", half=True))
+    monkeypatch.setattr(large, "multiplies_bfloat16", lambda: True)
+    found = [large.unit("tiny", "ResNet-34", name, "test", 1)[0] for name in (large.FULL, large.FLOAT32)]
+    assert [r["precision"] for r in found] == ["bfloat16", "float32"] and found[0]["setting"] == found[1]["setting"]
+    assert found[0]["loss"] != found[1]["loss"] == pytest.approx(found[0]["loss"], rel=0.05)
+    assert large.SMALL.depends(f"ResNet-34, {large.FLOAT32}, seed 1") == found[0]["setting"]
+
+
+def test_the_small_profile_says_its_precision(monkeypatch):
+    monkeypatch.setattr(large, "multiplies_bfloat16", lambda: True)
+    found = {name: task.precision for name, task in large.PROFILES["small"].items()}
+    assert found == {n: "float32" if n == "LSTM" else "bfloat16" for n in TASKS}
+    monkeypatch.setattr(large, "multiplies_bfloat16", lambda: False)
+    assert {task.precision for task in large.PROFILES["small"].values()} == {"float32"}
 
 
 @pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with real data")
@@ -375,9 +405,10 @@ def test_rows_of_a_unit_say_what_was_run(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "DATA", tmp_path)
     for name in TASKS:
         monkeypatch.setitem(large.PROFILES["tiny"], name, tiny(name))
-    stored(tmp_path, {("LSTM", "AdaBound"): [0.5] * 3 + [0.1] + [0.5] * 4})
+    stored(tmp_path, {("LSTM", "AdaBound"): [0.5] * 3 + [0.1]})
+    monkeypatch.setitem(large.PROFILES["small"], "LSTM", tiny("LSTM"))
     tuned, tested = (large.unit("tiny", "LSTM", "AdaBound", part, 2) for part in ("tuning", "test"))
-    about = {"task": "LSTM", "optimiser": "AdaBound", "batch": 4, "measure": "perplexity", "note": "of the tests"}
+    about = {"task": "LSTM", "optimiser": "AdaBound", "batch": 4, "measure": "perplexity", "precision": "float32"}
     settings = large.settings("AdaBound")
     assert [(r["epoch"], r["setting"], r["part"], r["seed"]) for r in tuned] == [(1, str(settings[2]), "tuning", 0)]
     assert [(r["epoch"], r["setting"], r["part"], r["seed"]) for r in tested] == [

@@ -10,8 +10,15 @@ import pytest
 import torch
 from torch.nn.functional import batch_norm, cross_entropy
 
-from study.experiments import _adaptive, adaptive_digits, adaptive_fashion, adaptive_vae
-from study.tasks import binary
+from study.experiments import (
+    _adaptive,
+    adaptive_digits,
+    adaptive_fashion,
+    adaptive_vae,
+    adaptive_vae_mnist,
+    adaptive_wide,
+)
+from study.tasks import binary, binary_optimizers
 from study.tasks.binary_optimizers import OPTIMIZERS, Setting, build, clip_norms
 
 MIDDLE = {name: kind.settings[len(kind.settings) // 2] for name, kind in OPTIMIZERS.items()}
@@ -198,7 +205,7 @@ def test_the_setting_is_chosen_on_other_seeds_and_other_samples(monkeypatch):
     """A fake training: the setting's place says how good it is, and which seeds and samples are looked at is kept."""
     seen, rates = [], [s.lr for s in OPTIMIZERS["Adam"].settings]
 
-    def fake(task, optimiser, setting, seeds, batch, binary, test=True):
+    def fake(task, optimiser, setting, seeds, batch, binary, test=True, correction=0):
         seen.append((setting.lr, list(seeds), test))
         i = rates.index(setting.lr)
         record = torch.ones(len(seeds), 4, 2)
@@ -241,3 +248,99 @@ def test_digits_are_split_without_overlap():
     parts = binary.digits()
     assert [x.shape[1] for x, _ in parts] == [1140, 297, 360]
     assert all(0 <= x.min() and x.max() == 1 for x, _ in parts)
+
+
+def test_a_correction_is_that_of_adam(monkeypatch):
+    """Adam without its correction, corrected, is Adam (the correction comes before eps, which is small here)."""
+
+    class Plain(torch.optim.Optimizer):
+        """Adam without a correction, by its equations."""
+
+        def __init__(self, groups, lr, betas=(0.9, 0.999), **rest):
+            super().__init__(groups, {"lr": lr, "betas": betas})
+
+        @torch.no_grad()
+        def step(self):
+            for group in self.param_groups:
+                b1, b2 = group["betas"]
+                for p in group["params"]:
+                    s = self.state[p]
+                    s["m"] = b1 * s.get("m", 0) + (1 - b1) * p.grad
+                    s["v"] = b2 * s.get("v", 0) + (1 - b2) * p.grad**2
+                    p.sub_(group["lr"] * s["m"] / (s["v"].sqrt() + 1e-12))
+
+    monkeypatch.setattr(binary_optimizers, "OPTIMIZERS", OPTIMIZERS | {"plain": binary_optimizers.Kind(Plain, ())})
+    how = {"batch": 300, "binary": False, "epochs": 2}
+    setting = Setting(1e-3, {"betas": (0.8, 0.99)})
+    adam = binary.train("digits", "Adam", setting, [0], **how)
+    close(binary.train("digits", "plain", setting, [0], correction=1, **how), adam)
+    off = binary.train("digits", "plain", setting, [0], **how)
+    assert (off - adam)[0, -1, 0].abs() > 0.01
+    close(binary.train("digits", "Adam", setting, [0], correction=-1, **how), off)
+
+
+def test_the_grid_of_the_autoencoder_on_mnist():
+    units = adaptive_vae_mnist.EXPERIMENT.units
+    assert len(units) == 16
+    for key, u in units.items():
+        on, adam = key.endswith("on"), key.startswith("Adam")
+        assert u.keywords["correction"] == (0 if on == adam else 1 if on else -1)
+        assert u.args[:2] == ("autoencoder, MNIST", key.partition(",")[0])
+
+
+@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with real data")
+def test_the_mean_digit_is_what_a_blind_decoder_pays():
+    train, valid, test = binary.mnist()
+    assert [p[0].shape for p in (train, valid, test)] == [(1, 5000, 784), (1, 1000, 784), (1, 2000, 784)]
+    p = train[0][0].double().mean(0)
+    logits = torch.logit(p).clamp(-50, 50).expand(5000, -1)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, train[0][0].double(), reduction="sum") / 5000
+    assert binary.mean_digit(train) == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_wider_grids_go_beyond_the_edges_and_have_the_same_budget():
+    units = adaptive_wide.EXPERIMENT.units
+    for name in ("AdaBound", "AMSBound", "Bop"):
+        mine, old = units[name].keywords["settings"], OPTIMIZERS[name].settings
+        assert len(set(map(str, mine))) == len(old) == 8 and set(map(str, mine)).isdisjoint(map(str, old))
+        constant = "threshold" if name == "Bop" else "final_lr"
+        assert min(s.extra[constant] for s in mine) > max(s.extra[constant] for s in old)
+    assert OPTIMIZERS["AMSBound"].settings[0].extra.keys() == units["AMSBound"].keywords["settings"][0].extra.keys()
+
+
+def test_closing_bounds_reach_the_optimizer():
+    group = [{"params": [torch.ones(1, 3, requires_grad=True)], "quantize": True}]
+    (made,) = build("BAMSProd", Setting(0.1, {"gamma": 0.05}), group)
+    assert made.base.bounds(1.0, 60) == pytest.approx((0.75, 4 / 3))
+    (made,) = build("BAMSProd", Setting(0.1), group)
+    assert made.base.bounds(1.0, 60)[0] < 0.1
+
+
+@pytest.mark.parametrize("quantize", [True, False])
+def test_the_average_of_all_history_is_the_mean_of_the_second_moments(quantize):
+    """From the definition, the averages summed anew at every step; two runs in one tensor, each with bounds of its own."""
+    torch.manual_seed(0)
+    w, gradients = torch.randn(2, 5, dtype=torch.float64), torch.randn(8, 2, 5, dtype=torch.float64)
+    p = w.clone().requires_grad_()
+    made = binary_optimizers.AveragedBAMSProd(
+        [{"params": [p], "quantize": quantize}], lr=0.1, sqrt_decay=False, ensemble=True
+    )
+    m, v, history, errors, limit = torch.zeros(2, 5), torch.zeros(2, 5), [], [[], []], [0.0, 0.0]
+    for t, g in enumerate(gradients, 1):
+        p.grad = g.clone()
+        made.step()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        history.append(v)
+        mean = torch.stack(history).mean(0)
+        for k in range(2) if quantize else ():
+            errors[k].append(float((w[k] - w[k].abs().mean() * w[k].sign()).norm() / w[k].norm()))
+            limit[k] = max(limit[k], float(mean[k].mean()) * max(np.mean(errors[k]), 0.05))
+            mean[k] = mean[k].clamp(limit[k] * made.lower(t), limit[k] * made.upper(t))
+        w = w - 0.1 * m / (mean.sqrt() + 1e-8)
+        torch.testing.assert_close(p.detach(), w, rtol=1e-9, atol=1e-9)
+
+
+def test_the_average_is_not_the_maximum_and_the_name_of_a_setting_says_so():
+    setting = Setting(0.01, {"average": True})
+    found = [binary.train("digits", "BAMSProd", s, [0], epochs=2) for s in (setting, Setting(0.01))]
+    assert not torch.equal(*found) and found[0].isfinite().all() and "average" in str(setting)

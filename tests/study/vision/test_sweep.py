@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantized_training import layers
+from quantized_training import Levels, layers
 from study import __main__ as command
 from study import results
 from study.vision import grid, networks, sweep, training
@@ -323,15 +323,26 @@ def test_what_is_unknown_is_refused_naming_what_is_allowed(here, capsys, bad, wo
     assert error.value.code == 2 and re.search(f"task3: error: .*{words}", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("names", [list(command.METHODS), list(grid.METHODS)])
+@pytest.mark.parametrize(
+    "names", [[slug for slug, name in command.METHODS.items() if name in grid.METHODS], list(grid.METHODS)]
+)
 def test_methods_by_slug_and_by_name(here, monkeypatch, names):
     assert {"askewsgd", "modified-askewsgd", "proxquant-l1", "sgda", "full-precision"} < command.METHODS.keys()
-    assert len(command.METHODS) == len(grid.METHODS) and len(command.PLACES) == len(layers.QUANTIZE)
+    assert len(command.METHODS) == len(grid.METHODS) + len(grid.MORE) and len(command.PLACES) == len(layers.QUANTIZE)
     seen = []
     monkeypatch.setattr(sweep, "sweep", lambda profile, cells, **_: seen.extend(cells))
     places = ("--quantise", *command.PLACES, "--levels", "scaled", "raw")
     assert main("--method", *names, *places) == 0
     assert set(seen) == set(grid.cells(TINY, levels=grid.LEVELS, quantise=layers.QUANTIZE)) and len(seen) == 18 * 12 + 2
+
+
+def test_deterministic_binaryconnect_is_run_where_it_is_named(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sweep, "sweep", lambda profile, cells, **_: seen.extend(cells))
+    assert command.main(["task3", "--profile", "cpu", "--list"]) == 0
+    assert command.main(["task3", "--profile", "cpu", "--method", "binaryconnect-deterministic", "--bits", "1"]) == 0
+    assert [c.method for c in seen] == ["BinaryConnect, deterministic"] * 3
+    assert not grid.made(seen[0])(Levels.binary(), 20, 0).stochastic
 
 
 def test_help_has_every_option_and_name(capsys):

@@ -1,5 +1,0 @@
-"""The tuning of `adaptive_large`, a table of its own because what is tested depends on it."""
-
-from .adaptive_large import TUNING as EXPERIMENT
-
-__all__ = ["EXPERIMENT"]
