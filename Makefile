@@ -38,7 +38,7 @@ results: setup  ## make data/results anew, all or ONLY=name; what an interrupted
 	$(PY) -m study.experiments make --jobs $(JOBS) $(ONLY)
 
 # In this order, because a table's settings are those that another one chose; two and four bits of cifar come last.
-LONG := tuning adaptive_wide cifar_trial cifar tuned_subset adaptive_small_tuning adaptive_small \
+LONG := tuning tuning_second tuned_subset adaptive_wide cifar_trial cifar adaptive_small_tuning adaptive_small \
         characters_tuning characters tuning_two_bits tuned_subset cifar adaptive_vae_mnist
 
 long-results: setup  ## the tables of many hours, unit by unit: stop it at any moment, and the same command goes on
