@@ -278,6 +278,15 @@ def test_a_changed_word_is_drift():
     assert [d.serious for d in runner.compare("e", "u", [old], [])] == [True]
 
 
+@pytest.mark.parametrize(("old", "new"), [("1", "nan"), ("nan", "1"), ("1", "inf"), ("inf", "1"), ("inf", "nan")])
+def test_a_number_that_is_none_any_more_is_drift_of_any_size(old, new):
+    row = {"n": "64", "mean": "1", "sd": "1"}
+    for column in ("mean", "sd"):
+        (found,) = runner.compare("e", "u", [row | {column: old}], [row | {column: new}])
+        assert found.column == column and found.serious
+    assert runner.compare("e", "u", [row | {"mean": old}], [row | {"mean": old}]) == []
+
+
 def test_a_table_of_other_units_is_refused(stored):
     with pytest.raises(results.DamagedResults, match="unit 5"):
         runner.check(toy(6), folder=stored)
