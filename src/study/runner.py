@@ -162,8 +162,10 @@ def make(
     """Run the experiments and store their tables; returns their paths.
 
     kept: where finished units wait for the others (default _build/results); those of the same code are not run again. When
-    a table is stored its units are removed from there. folder: default data/results.
+    a table is stored its units are removed from there. folder: default data/results. Raises OSError, before anything runs, where
+    one of them cannot be written to.
     """
+    results.need_writable(folder or results.DATA / "results", kept or results.DATA.parent / "_build" / "results")
     grew = [path for e in chosen.values() if e.version and (path := grow(e, jobs, folder, kept))]
     chosen = {name: e for name, e in chosen.items() if not e.version}
     state = results.code()
