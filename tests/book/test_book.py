@@ -406,8 +406,13 @@ def test_page_that_hides_its_claims_fails_the_build(project, monkeypatch):
     assert done.returncode != 0
     assert "rows a name this page as their evidence" in done.stdout + done.stderr
     project.write("(sample)=\n## Evidence\n\n:::{claims}\n:prefix: sam\n:::\n\n:::{claims}\n:::\n")
+    printed, right = "<b>So</b> it is, $0<a$, <img src=x>", "<script>stop()</script>"
+    path.write_text(CLAIM.replace("It is so.", f"'{printed}'").replace("As printed.", f"'{right}'"), encoding="utf-8")
     done = project.build(monkeypatch)
     assert done.returncode == 0, done.stdout + done.stderr
+    row = BeautifulSoup(project.page(), "html.parser").select_one("div.claim-row")
+    assert "<b>So</b> it is" in row.get_text() and "<img src=x>" in row.get_text() and right in row.get_text()
+    assert row.find(["b", "img", "script"]) is None, "HTML of the claims is obeyed"
     path.write_text(CLAIM.replace("about: of a sample", "about: '`code`'"), encoding="utf-8")
     assert "plain words" in project.build(monkeypatch).stderr
     path.unlink()
