@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "_ext"))
-from book_cache import cache_folder, forget_claims, remove_old_caches  # noqa: E402
+from book_cache import prepared_cache  # noqa: E402
 
 PROFILES = ("quick", "paper", "gpu")
 INJECTED = "injected-parameters"
@@ -152,10 +152,7 @@ def execute(root: Path, build: Path, jobs: int, profile: str, force: bool) -> bo
     """Execute what the cache lacks. True when everything ran."""
     folder = build / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    location = cache_folder(root, build)
-    remove_old_caches(location)
-    forget_claims(root, location)
-    cache = get_cache(location)
+    cache = get_cache(prepared_cache(root, build))
     runs = [Run(source, folder, profile) for source in notebooks(root)]
     todo = [run for run in runs if force or not is_cached(cache, run.notebook)]
     print(f"{len(runs)} notebooks, {len(runs) - len(todo)} unchanged since their last run.", flush=True)

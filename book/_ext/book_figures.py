@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from pathlib import Path
 
 import plotly
@@ -44,7 +45,7 @@ def placeholder(figure: dict, alt: str, name: str) -> str:
     payload = {"data": figure["data"], "layout": layout, "frames": figure.get("frames", [])}
     text = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     height = int(layout.get("height") or HEIGHT)
-    caption = f'<span class="figure-title">{title}</span> ' if title else ""
+    caption = f'<span class="figure-title">{_few_tags(title)}</span> ' if title else ""
     return (
         f'<figure class="{FIGURE_CLASS}" role="group" aria-labelledby="{name}">'
         f'<figcaption id="{name}">{caption}<span class="figure-alt">{html.escape(alt)}</span></figcaption>'
@@ -53,6 +54,11 @@ def placeholder(figure: dict, alt: str, name: str) -> str:
         f"<noscript><p>This interactive figure needs JavaScript. {html.escape(alt)}</p></noscript>"
         "</figure>"
     )
+
+
+def _few_tags(title: str) -> str:
+    """A plotly title as HTML: of its tags those that plotly knows and that need no attributes, all else as words."""
+    return re.sub(r"&lt;(/?(?:b|i|em|sub|sup|br)/?)&gt;", r"<\1>", html.escape(html.unescape(title)))
 
 
 def _add_plotly(app, config) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from quantized_training import layers
 
 from . import results
+from .arguments import integer_from
 from .statistics import plus_minus
 from .vision import grid, sweep
 from .vision.distributed import distributed, place
@@ -31,15 +32,6 @@ profiles:
   subset  10,000 images of CIFAR-10 and the same network on every second pixel; about two minutes a cell
   gpu     all of CIFAR-10 and a ResNet-18 on a GPU; not measured yet
 """
-
-
-def from_(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text}: allowed are integers from {least}")
-        return int(text)
-
-    return integer
 
 
 def device(text: str) -> str:
@@ -75,9 +67,9 @@ def parser() -> argparse.ArgumentParser:
     add("--bits", f"default: all; {grid.FULL}: full precision", nargs="+", type=int, choices=bits, default=bits)
     add("--levels", "default: scaled, layer by layer", nargs="+", choices=grid.LEVELS, default=grid.LEVELS[:1])
     add("--quantise", f"which layers: of {', '.join(PLACES)} (default: all)", default=["all"], **names(PLACES))
-    add("--seeds", "default: those of the profile", nargs="+", type=from_(0), metavar="SEED")
+    add("--seeds", "default: those of the profile", nargs="+", type=integer_from(0), metavar="SEED")
     add("--data", "read the images from here instead of downloading them", type=Path, metavar="FOLDER")
-    add("--jobs", "cells at a time (default: all cores; 1 on a GPU)", type=from_(1), metavar="N")
+    add("--jobs", "cells at a time (default: all cores; 1 on a GPU)", type=integer_from(1), metavar="N")
     add("--dask", "run the cells on the workers of this Dask cluster, e.g. tcp://host:8786", metavar="ADDRESS")
     add("--device", "e.g. cuda:1 (default: that of the profile)", type=device)
     add("--list", "say what is stored and what is missing, run nothing", action="store_true")

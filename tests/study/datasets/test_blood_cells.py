@@ -98,27 +98,50 @@ def replaced(old: bytes, new: bytes):
     return lambda content: content.replace(old, new)
 
 
+def zipped(folder: Path) -> Path:
+    path = folder / "master.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((folder / "BCCD").rglob("*.*")):
+            archive.write(file, f"BCCD_Dataset-master/BCCD/{file.relative_to(folder / 'BCCD').as_posix()}")
+    return path
+
+
+@pytest.mark.parametrize("place", ["folder", "archive"])
 @pytest.mark.parametrize(
-    "name, change, words",
+    "name, change",
     [
-        ("JPEGImages/b.jpg", lambda content: content[: len(content) // 2], r"JPEGImages/b.jpg cannot be read"),
-        ("JPEGImages/b.jpg", lambda content: content + b"x", r"JPEGImages has SHA256 .* expected"),
-        ("Annotations/a.xml", lambda content: content[:-5], r"Annotations/a.xml cannot be read"),
-        (
-            "Annotations/a.xml",
-            replaced(b"Platelets", b"Plates"),
-            r"Annotations/a.xml cannot be read .*Plates|not in tuple",
-        ),
-        ("Annotations/a.xml", replaced(b"<width>64</width>", b""), r"Annotations/a.xml cannot be read"),
-        ("Annotations/a.xml", replaced(b"64", b"65"), r"Annotations has SHA256 .* expected"),
-        ("ImageSets/Main/val.txt", lambda content: b"d\n", r"ImageSets/Main has SHA256|Annotations"),
+        ("JPEGImages/b.jpg", lambda content: content[: len(content) // 2]),
+        ("JPEGImages/b.jpg", lambda content: content + b"x"),
+        ("Annotations/a.xml", lambda content: content[:-5]),
+        ("Annotations/a.xml", replaced(b"Platelets", b"Plates")),
+        ("Annotations/a.xml", replaced(b"<width>64</width>", b"")),
+        ("Annotations/a.xml", replaced(b"64", b"65")),
+        ("ImageSets/Main/val.txt", lambda content: b"d\n"),
+        ("ImageSets/Main/val.txt", lambda content: b"../../c\n"),
+        ("ImageSets/Main/val.txt", lambda content: b"\xff"),
     ],
 )
-def test_damaged_files_are_named(folder, name, change, words):
-    path = Path(folder) / "BCCD" / name
+def test_what_is_not_the_published_set_is_named_and_never_parsed(folder, monkeypatch, place, name, change):
+    path, parsed = Path(folder) / "BCCD" / name, []
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ValueError, match=words):
-        blood_cells.load((32, 24), folder)
+    monkeypatch.setattr(blood_cells, "fetch", lambda *how: zipped(folder))
+    for parser in ("_image", "_boxes") if name.startswith("ImageSets") else ({"J": "_image", "A": "_boxes"}[name[0]],):
+        monkeypatch.setattr(blood_cells, parser, lambda *content: parsed.append(content))
+    with pytest.raises(ValueError, match=rf"{name.rpartition('/')[0]} has SHA256 .* expected"):
+        blood_cells.load((32, 24), folder if place == "folder" else None)
+    assert parsed == []
+
+
+def test_an_archive_with_a_damaged_file_names_it(folder, monkeypatch):
+    path = zipped(folder)
+    raw = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("BCCD_Dataset-master/BCCD/JPEGImages/b.jpg").header_offset
+    raw[start + 200] ^= 255
+    path.write_bytes(raw)
+    monkeypatch.setattr(blood_cells, "fetch", lambda *how: path)
+    with pytest.raises(ValueError, match="JPEGImages/b.jpg cannot be read"):
+        blood_cells.load((32, 24))
 
 
 @pytest.mark.parametrize("name", ["JPEGImages/b.jpg", "Annotations/c.xml", "ImageSets/Main/test.txt"])
