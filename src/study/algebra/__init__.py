@@ -31,6 +31,8 @@ from . import theorem_3  # isort: split
 
 from . import lemma_4, lemma_5, lemmas_6_to_8, theorem_3_corrected  # isort: split
 
+from . import freeze, kinks  # isort: split
+
 from . import bamsprod
 
 __all__ = [
