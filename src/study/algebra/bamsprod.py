@@ -98,6 +98,18 @@ def reddi_regret_of_a_period(extra=0):
     prove(regret >= 2 * C - 4 + extra, [C > 2, -1 <= y, y <= 1, -1 <= z, z <= 1])
 
 
+@step(
+    REDDI,
+    EXACT,
+    "refuted: with slopes 3, −1, −1, whose sum is positive, gradients clipped to [−1, 1] have a positive sum, too: a clip sends SGD to +1, the wrong end",
+    {"bound": 2},
+)
+def clipping_turns_the_example_round(bound=1):
+    slopes = (3, -1, -1)
+    clipped = sum(max(-bound, min(x, bound)) for x in slopes)
+    refute(clipped >= 0, sum_of_slopes=sum(slopes), sum_of_clipped=clipped)
+
+
 # --- The example of Theorem 1 ------------------------------------------------------------------------------------------
 
 
@@ -193,13 +205,62 @@ def gradient_against_error(sign=1):
 
 @step(
     BOUND,
+    SYMPY,
+    "Σ⟨g_t, x_t⟩ = Σa_t + Σc_t(a_t − a_{t−1}) − Σc_t⟨m_{t−1}, w_t − w_{t−1}⟩ for three steps, any β_t; c_t = β_t/(1 − β_t), x_t = w_t − w*, a_t = ⟨m_t, x_t⟩",
+    {"sign": 1},
+    {"power": 2},
+)
+def momentum_is_a_sum_by_parts(sign=-1, power=1):
+    T = 3
+    g, b, x = (sympy.symbols(f"{name}1:{T + 1}") for name in ("g", "b", "x"))
+    m, a, c = [sympy.Integer(0)], [sympy.Integer(0)], [b[t] / (1 - b[t]) ** power for t in range(T)]
+    for t in range(T):
+        m.append(b[t] * m[-1] + (1 - b[t]) * g[t])
+        a.append(m[-1] * x[t])
+    parts = sum(a[t + 1] + c[t] * (a[t + 1] - a[t]) for t in range(T))
+    moved = sum(c[t] * m[t] * (x[t] - x[t - 1]) for t in range(1, T))
+    identity(sum(p * q for p, q in zip(g, x, strict=True)), parts + sign * moved)
+
+
+@step(
+    BOUND,
+    Z3,
+    "one weight: m(w − w₊) ≤ m²/k for w₊ = clip(w − m/k), and |m(w − z)| ≤ D|m|, if w and z are in the interval",
+    {"last": 0.9},
+    {"outside": 1},
+)
+def momentum_of_one_weight(last=1, outside=0):
+    w, u, z, k = z3.Reals("w u z k")  # u = w - m/k, before the clip
+    m, after = k * (w - u), clip(u)
+    known = [k > 0, -1 <= w, w <= 1, -1 - outside <= z, z <= 1 + outside]
+    prove(m * (w - after) <= last * k * (w - u) ** 2, known)
+    prove(largest(m * (w - z), m * (z - w)) <= 2 * largest(m, -m), known)
+
+
+@step(
+    BOUND,
+    Z3,
+    "Σc_t(a_t − a_{t−1}) ≤ c₁A for |a_t| ≤ A, a₀ = 0 and factors c_t ≥ 0 that do not increase (five steps)",
+    {"falling": False},
+)
+def momentum_telescopes(falling=True):
+    T = 5
+    a, c, A = [z3.RealVal(0), *z3.RealVector("a", T)], z3.RealVector("c", T), z3.Real("A")
+    known = [z3.And(-A <= x, x <= A) for x in a[1:]] + [x >= 0 for x in c]
+    known += [after <= before for before, after in zip(c, c[1:], strict=False)] * falling
+    prove(z3.Sum([c[t] * (a[t + 1] - a[t]) for t in range(T)]) <= c[0] * A, known)
+
+
+@step(
+    BOUND,
     TESTED,
-    "regret ≤ the three terms, for adaptive.BAMSProd on random convex problems of 1 to 6 weights, binary or real",
+    "regret ≤ the four terms, for adaptive.BAMSProd on random convex problems of 1 to 6 weights, binary or real, momentum up to 0.99, constant or falling",
     {"share": 0.1},
 )
 def corrected_bound_holds(share=1.0):
     def violation(seed: int) -> float:
         rng = np.random.default_rng(seed)
+        beta1, falling = rng.choice([0, 0.5, 0.9, 0.99]), rng.random() < 0.5
         found = bamsprod.online(
             2,
             [10, 200],
@@ -207,6 +268,7 @@ def corrected_bound_holds(share=1.0):
             weights=int(rng.integers(1, 7)),
             eta=10 ** rng.uniform(-1, 1),
             rate=10 ** rng.uniform(-3, 0),
+            beta1=lambda t: beta1 / t if falling else beta1,
             beta2=rng.choice([0.5, 0.9, 0.99]),
             binary=bool(rng.random() < 0.7),
         )
