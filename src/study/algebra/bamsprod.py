@@ -206,20 +206,28 @@ def gradient_against_error(sign=1):
 @step(
     BOUND,
     SYMPY,
-    "Σ⟨g_t, x_t⟩ = Σa_t + Σc_t(a_t − a_{t−1}) − Σc_t⟨m_{t−1}, w_t − w_{t−1}⟩ for three steps, any β_t; c_t = β_t/(1 − β_t), x_t = w_t − w*, a_t = ⟨m_t, x_t⟩",
+    "⟨g, x⟩ = a + c(a − a′) − c⟨m′, x − x′⟩ for m = βm′ + (1 − β)g, a = ⟨m, x⟩, a′ = ⟨m′, x′⟩, c = β/(1 − β); primes: the step before",
     {"sign": 1},
     {"power": 2},
 )
-def momentum_is_a_sum_by_parts(sign=-1, power=1):
-    T = 3
-    g, b, x = (sympy.symbols(f"{name}1:{T + 1}") for name in ("g", "b", "x"))
-    m, a, c = [sympy.Integer(0)], [sympy.Integer(0)], [b[t] / (1 - b[t]) ** power for t in range(T)]
-    for t in range(T):
-        m.append(b[t] * m[-1] + (1 - b[t]) * g[t])
-        a.append(m[-1] * x[t])
-    parts = sum(a[t + 1] + c[t] * (a[t + 1] - a[t]) for t in range(T))
-    moved = sum(c[t] * m[t] * (x[t] - x[t - 1]) for t in range(1, T))
-    identity(sum(p * q for p, q in zip(g, x, strict=True)), parts + sign * moved)
+def momentum_by_parts(sign=-1, power=1):
+    g, x, beta, before, x_before = sympy.symbols("g x beta m' x'")
+    m, c = beta * before + (1 - beta) * g, beta / (1 - beta) ** power
+    identity(g * x, m * x + c * (m * x - before * x_before) + sign * c * before * (x - x_before))
+
+
+@step(
+    BOUND,
+    Z3,
+    "telescoping: S ≤ (c₁ − c)A + ca gives S + c₊(a₊ − a) ≤ (c₁ − c₊)A + c₊a₊ for c₊ ≤ c and a ≤ A, and such a bound is at most c₁A",
+    {"falling": False},
+    {"largest_so_far": False},
+)
+def momentum_telescopes(falling=True, largest_so_far=True):
+    S, first, c, after, a, next_a, A = z3.Reals("S c_1 c c_+ a a_+ A")
+    known = [S <= (first - c) * A + c * a, after >= 0] + [after <= c] * falling + [a <= A] * largest_so_far
+    prove(S + after * (next_a - a) <= (first - after) * A + after * next_a, known)
+    prove((first - c) * A + c * a <= first * A, [c >= 0, a <= A])
 
 
 @step(
