@@ -247,20 +247,6 @@ def momentum_of_one_weight(last=1, outside=0):
 
 @step(
     BOUND,
-    Z3,
-    "Σc_t(a_t − a_{t−1}) ≤ c₁A for |a_t| ≤ A, a₀ = 0 and factors c_t ≥ 0 that do not increase (five steps)",
-    {"falling": False},
-)
-def momentum_telescopes(falling=True):
-    T = 5
-    a, c, A = [z3.RealVal(0), *z3.RealVector("a", T)], z3.RealVector("c", T), z3.Real("A")
-    known = [z3.And(-A <= x, x <= A) for x in a[1:]] + [x >= 0 for x in c]
-    known += [after <= before for before, after in zip(c, c[1:], strict=False)] * falling
-    prove(z3.Sum([c[t] * (a[t + 1] - a[t]) for t in range(T)]) <= c[0] * A, known)
-
-
-@step(
-    BOUND,
     TESTED,
     "regret ≤ the four terms, for adaptive.BAMSProd on random convex problems of 1 to 6 weights, binary or real, momentum up to 0.99, constant or falling",
     {"share": 0.1},
