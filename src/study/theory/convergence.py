@@ -76,6 +76,17 @@ def prox_point(
     return z
 
 
+def minimiser(loss: Loss, low: Tensor, high: Tensor, iterations: int = 5000) -> Tensor:
+    """The minimiser of a strongly convex loss over the box, by projected gradient steps of length 1/L with Nesterov's momentum."""
+    z = before = (low + high) / 2
+    for k in range(iterations):
+        ahead = z + k / (k + 3) * (z - before)
+        before, z = z, torch.clamp(ahead - loss.gradient(ahead) / loss.smoothness, low, high)
+        if torch.equal(z, before) and torch.equal(z, torch.clamp(z - loss.gradient(z) / loss.smoothness, low, high)):
+            break
+    return z
+
+
 def envelope(w: Tensor, loss: Loss, low: Tensor, high: Tensor) -> Tensor:
     """F(w) = min over the box of ℓ(z) + L |z - w|²: shape (...) for w of shape (..., n)."""
     z = prox_point(w, loss, low, high)
