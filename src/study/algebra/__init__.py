@@ -31,10 +31,12 @@ from . import theorem_3  # isort: split
 
 from . import lemma_4, lemma_5, lemmas_6_to_8, theorem_3_corrected  # isort: split
 
+from . import freeze, kinks, rate  # isort: split
+
 from . import bamsprod
 
 __all__ = [
     "EXACT", "KINDS", "PROSE", "STEPS", "SYMPY", "TESTED", "Z3", "Refuted", "Result", "Step", "Undecided",
     "check", "overview", "show",
-    "bamsprod", "lemma_4", "lemma_5", "lemmas_6_to_8", "theorem_3", "theorem_3_corrected",
+    "bamsprod", "freeze", "kinks", "lemma_4", "lemma_5", "lemmas_6_to_8", "rate", "theorem_3", "theorem_3_corrected",
 ]  # fmt: skip

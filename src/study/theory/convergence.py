@@ -76,6 +76,17 @@ def prox_point(
     return z
 
 
+def minimiser(loss: Loss, low: Tensor, high: Tensor, iterations: int = 5000) -> Tensor:
+    """The minimiser of a strongly convex loss over the box, by projected gradient steps of length 1/L with Nesterov's momentum."""
+    z = before = (low + high) / 2
+    for k in range(iterations):
+        ahead = z + k / (k + 3) * (z - before)
+        before, z = z, torch.clamp(ahead - loss.gradient(ahead) / loss.smoothness, low, high)
+        if torch.equal(z, before) and torch.equal(z, torch.clamp(z - loss.gradient(z) / loss.smoothness, low, high)):
+            break
+    return z
+
+
 def envelope(w: Tensor, loss: Loss, low: Tensor, high: Tensor) -> Tensor:
     """F(w) = min over the box of ℓ(z) + L |z - w|²: shape (...) for w of shape (..., n)."""
     z = prox_point(w, loss, low, high)
@@ -287,3 +298,58 @@ def residual_constant(loss: Loss, gammas: Tensor, rule: Rule, M: float, n: int, 
     L, M1 = loss.smoothness, max(M, rule.clip)
     errors = 2 * L**2 * gammas * n * D**2 + L * n * M1**2 * gammas**2
     return (F - loss.lowest + errors.cumsum(0)) / L**2
+
+
+# --- The freeze ------------------------------------------------------------------------------------------------------
+
+
+def fixed_from(
+    levels: Levels,
+    constraint: Constraint,
+    epsilon: Sequence[float],
+    gammas: Sequence[float],
+    M: float,
+    clip: float,
+) -> int:
+    """First k from which on no gradient up to M can change a rounding: gamma_k M < e(epsilon_k) and gamma_k clip <= Delta/2.
+
+    Len(gammas) where there is none. An epsilon that is too large to separate the levels has e = 0.
+    """
+    half = min(levels.gaps) / 2
+    e = [max(half**2 - constraint.band(x), 0) ** 0.5 for x in epsilon]
+    safe = [g * M < x and g * clip <= half for g, x in zip(gammas, e, strict=True)]
+    return len(safe) - next((k for k, ok in enumerate(reversed(safe)) if not ok), len(safe))
+
+
+def adversary(
+    levels: Levels,
+    constraint: Constraint,
+    epsilon: Sequence[float],
+    gammas: Sequence[float],
+    M: float,
+    alpha: float = 1.0,
+    clip: float = 1.0,
+    seed: int | None = None,
+    weights: int = 40,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Paths under the velocity of (A4) whose gradients, M or -M, pull towards the nearest midpoint and across: (K + 1, weights).
+
+    start: (weights,), by default random around the levels. With a seed one gradient in ten is turned round. An epsilon at or above
+    its largest value constrains nothing.
+    """
+    generator = torch.Generator().manual_seed(seed or 0)
+    low, high = levels.hull
+    w = low - 0.3 + (high - low + 0.6) * torch.rand(weights, generator=generator, dtype=torch.float64)
+    w = w if start is None else start
+    midpoints = torch.tensor(levels.midpoints, dtype=w.dtype)
+    path = [w]
+    for eps, gamma in zip(epsilon, gammas, strict=True):
+        target = midpoints[(w[:, None] - midpoints).abs().argmin(-1)]
+        G = M * torch.where(w >= target, 1.0, -1.0).double()
+        if seed is not None:
+            G = torch.where(torch.rand(len(w), generator=generator) < 0.1, -G, G)
+        free = eps >= constraint.largest_epsilon(levels)
+        w = w + gamma * (-G if free else skewed_velocity(G, w, levels, eps, alpha, constraint, clip))
+        path.append(w)
+    return torch.stack(path)
