@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from conftest import ROOT
+from quantized_training import Levels
 from study import __main__ as study
 from study import results
 from study.algebra import __main__ as algebra
 from study.experiments import __main__ as experiments
 from study.speed import bench
+from study.tasks import logistic, moons, original_moons
+from study.vision import networks
+from study.vision.grid import Cell
+from study.vision.rivals import BayesBiNN, FrozenProxQuant
 
+DRAWS = (logistic.draw, moons.draw, original_moons.draw)
+ONE = Levels.binary()
+BAYES = {"images": 1, "rate": 1.0, "temperature": 1.0, "start": 1.0, "seed": 0}
 MAINS = {"study": study.main, "algebra": algebra.main, "bench": bench.main}
 
 
@@ -70,3 +81,31 @@ def test_a_step_that_was_nearly_named_is_offered(capsys):
     with pytest.raises(SystemExit):
         algebra.main(["harmonic_square"])
     assert "among them harmonic_squares" in capsys.readouterr().err
+
+
+SMALL = {"width": 2, "classes": 2}
+WRONG = [
+    *((draw, {"seeds": bad}, "seeds") for draw in DRAWS for bad in ("3", None, 2.5, 0, -1, True, [], ["0"], [1.0])),
+    *((Cell, {"method": "ASkewSGD", "bits": bad}, "bits") for bad in ("1", None, 3, 1.0, True)),
+    *((Cell, {"method": "ASkewSGD", "bits": 1, "seed": bad}, "seed") for bad in ("1", None, -1, 0.0)),
+    *((networks.resnet20, SMALL | {name: bad}, name) for name in ("classes", "width") for bad in ("2", 0, 2.0, True)),
+    *((FrozenProxQuant, {"levels": ONE, "slope": 0.1, "freeze": bad}, "freeze") for bad in (0, "2", None, 2.5)),
+    *((FrozenProxQuant, {"levels": ONE, "slope": bad, "freeze": 2}, "slope") for bad in (0, "0.1", None, math.nan)),
+    *((BayesBiNN, BAYES | {name: bad}, name) for name in BAYES for bad in ("1", None, math.nan, -1)),
+]
+
+
+@pytest.mark.parametrize(("call", "given", "name"), WRONG)
+def test_an_argument_of_the_wrong_kind_is_named(call, given, name):
+    given = {"levels": ONE} | given if call is BayesBiNN else given
+    with pytest.raises(ValueError, match=f"^{name}(=|:)"):
+        call(**given)
+
+
+def test_numpys_integers_are_integers():
+    cell = Cell("ASkewSGD", np.int64(1), seed=np.int32(0))
+    assert repr(cell) == repr(Cell("ASkewSGD", 1, seed=0)), "another digest"
+    assert networks.resnet20(**{name: np.int64(value) for name, value in SMALL.items()})
+    for draw in DRAWS:
+        few, same = (draw(seeds=n, epochs=1) for n in (np.int64(2), [np.int64(0), 1]))
+        assert torch.equal(few.initial, same.initial) and len(few.initial) == 2
