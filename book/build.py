@@ -44,7 +44,9 @@ def arguments() -> argparse.Namespace:
         "  python book/build.py --profile paper    the paper's full settings (slow)\n"
         "  python book/build.py --force            execute everything anew\n",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="notebooks executed at the same time (default: 2)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="notebooks executed at the same time (default: 2)"
+    )
     parser.add_argument(
         "--profile",
         choices=PROFILES,
@@ -53,7 +55,13 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--force", action="store_true", help="execute all notebooks, whatever the cache holds")
     parser.add_argument("--execute-only", action="store_true", help="do not render the pages")
-    parser.add_argument("--root", type=Path, default=HERE.parent, help="folder with _config.yml and _toc.yml")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=HERE.parent,
+        metavar="FOLDER",
+        help="with _config.yml and _toc.yml (default: this book's)",
+    )
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs} (make: JOBS): at least one notebook is executed at a time")

@@ -60,10 +60,14 @@ def opened(chromium: str, address: str) -> int | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--attempts", type=int, default=3)
+    parser.add_argument("--attempts", type=int, default=3, metavar="N", help="openings of each page (default: 3)")
     parser.add_argument("only", nargs="*", metavar="PAGE", help="e.g. notebooks/04_askewsgd; default: all")
     args = parser.parse_args()
     html = ROOT / "_build" / "html"
+    if args.attempts < 1:
+        parser.error(f"--attempts {args.attempts}: at least one")
+    if missing := [page for page in args.only or ["book/index"] if not (html / f"{page}.html").is_file()]:
+        parser.error(f"{', '.join(missing)}: no such page in {html} (`make book` builds them)")
     with sync_playwright() as playwright:
         found, name = browser.launch(playwright)
         chromium = name if Path(name).exists() else playwright.chromium.executable_path

@@ -42,8 +42,12 @@ def device(text: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m study", description="Experiments of this package.")
-    task3 = made.add_subparsers(dest="task", required=True).add_parser(
+    made = argparse.ArgumentParser(
+        prog="python -m study",
+        description="Experiments of this package.",
+        epilog="python -m study task3 --help has its options.",
+    )
+    task3 = made.add_subparsers(dest="task", required=True, metavar="{task3}").add_parser(
         "task3",
         help="train image classifiers with every method",
         description=ABOUT,
@@ -108,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.error(
             f"no cell: full precision has bits {grid.FULL}, the other methods {', '.join(map(str, grid.BITS))}"
         )
+    if options.list and folder != results.DATA / "results" and not folder.is_dir():
+        options.error(f"--results {folder}: there is no such folder")
     if options.dask and options.jobs:
         options.error("--jobs and --dask: a cluster's workers say how many cells run at a time")
     if kind == "cuda" and not (options.list or options.dask or torch.cuda.is_available()):

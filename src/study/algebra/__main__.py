@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 
 from . import STEPS, Refuted, Undecided, check
@@ -15,7 +16,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the steps instead of checking them")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in STEPS]:
-        parser.error(f"no step called {', '.join(unknown)}; --list shows all {len(STEPS)}")
+        near = {close for name in unknown for close in difflib.get_close_matches(name, STEPS, 3)}
+        near |= {step for name in unknown for step in STEPS if name in step}
+        parser.error(
+            f"no step called {', '.join(unknown)}; --list shows all {len(STEPS)}"
+            + (f", among them {', '.join(sorted(near))}" if near else "")
+        )
     names = options.names or list(STEPS)
     failed = 0
     for number, name in enumerate(names, 1):

@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         description="Make, or recompute and compare, the results stored in data/results.",
         epilog="python -m study.experiments COMMAND --help has the options of a command.",
     )
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = made.add_subparsers(dest="command", required=True, metavar="{make,check,list,sign}")
     for name, words, unnamed in (
         ("make", "run experiments and store their tables; what an interrupted call finished is kept", NO_HOURS),
         (
@@ -50,6 +50,8 @@ def main() -> int:
     try:
         if options.command == "sign":
             tables = sorted(path.stem for path in (results.DATA / "results").glob("*.csv"))
+            if unknown := [name for name in options.names if name not in tables]:
+                sys.exit(f"nothing is stored of {', '.join(unknown)}; stored are {', '.join(tables)}")
             for name in options.names or tables:
                 print(f"{name}: {'signed' if results.sign(name) else 'was signed before'}")
             return 0

@@ -14,6 +14,7 @@ from torch.nn.functional import softplus
 
 from quantized_training.levels import Levels
 
+from .. import arguments
 from ..methods import BINARY
 from ..theory.foundations import logistic_hessian
 from . import ensembles
@@ -54,7 +55,7 @@ def draw(
     """
     if not 0 < batch <= n:
         raise ValueError(f"batch={batch}: allowed is 1 to n={n}")
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = arguments.seeds(seeds)
     bound = d**-0.5 if init_range is None else init_range
     steps = epochs * (n // batch)
     parts: list[tuple[Tensor, ...]] = []

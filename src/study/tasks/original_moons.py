@@ -19,6 +19,7 @@ from quantized_training.methods import SGDA, ASkew, BinaryConnect, FullPrecision
 from quantized_training.optimizer import QuantizedOptimizer
 from quantized_training.schedules import Linear
 
+from .. import arguments
 from ..methods import BINARY
 from . import moons
 from .ensembles import draw_order, rounding_noise
@@ -83,7 +84,7 @@ def draw(seeds: int | range, own_data: bool = False, epochs: int = EPOCHS) -> mo
     """
     from sklearn.datasets import make_moons  # a dependency of the book, not of the package
 
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = arguments.seeds(seeds)
     bound = torch.cat([torch.full((2 * HIDDEN,), 2**-0.5), torch.full((HIDDEN,), HIDDEN**-0.5)]).double()
     own, points = [], []
     for seed in seeds:
