@@ -311,13 +311,13 @@ def fixed_from(
     M: float,
     clip: float,
 ) -> int:
-    """First k from which on no gradient up to M can change a rounding: gamma_k M < e(epsilon_k) and gamma_k clip <= Delta/2.
+    """First k from which on no gradient up to M can change a rounding: gamma_k M <= e(epsilon_k), gamma_k clip <= Delta/2.
 
     Len(gammas) where there is none. An epsilon that is too large to separate the levels has e = 0.
     """
     half = min(levels.gaps) / 2
     e = [max(half**2 - constraint.band(x), 0) ** 0.5 for x in epsilon]
-    safe = [g * M < x and g * clip <= half for g, x in zip(gammas, e, strict=True)]
+    safe = [g * M <= x and g * clip <= half for g, x in zip(gammas, e, strict=True)]
     return len(safe) - next((k for k, ok in enumerate(reversed(safe)) if not ok), len(safe))
 
 
