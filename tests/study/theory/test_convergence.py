@@ -381,6 +381,16 @@ def test_fixed_from_is_the_formula_of_the_page(constraint, ratio, gamma):
     assert fixed_from(BINARY, constraint, epsilon, [1.5] * 60, 0.1, 1.0) == 60  # the push alone is too long
 
 
+@pytest.mark.parametrize("gamma", [0.1, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("constraint", [PHI, PSI])
+def test_the_adversary_changes_a_level_in_the_last_round_that_is_allowed_and_in_none_after_it(constraint, gamma):
+    epsilon, rounds = [0.88**t for t in range(40)], torch.arange(40).repeat_interleave(5)
+    start = torch.tensor([1.0, -0.95, 0.05, -0.26, 0.35] * 40)
+    path = adversary(BINARY, constraint, epsilon, [gamma] * 40, 1.0, clip=0.9, start=start, wait=rounds)
+    changed = (BINARY.cell(path[1:]) != BINARY.cell(path[:-1])).any(-1).nonzero()
+    assert changed[-1, 0] == fixed_from(BINARY, constraint, epsilon, [gamma] * 40, 1.0, 0.9) - 1
+
+
 @rules
 def test_next_to_an_edge_a_step_longer_than_e_changes_the_level_and_a_shorter_one_does_not(rule):
     low, high = rule.boxes(torch.tensor(rule.levels.values))
