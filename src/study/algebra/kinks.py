@@ -7,7 +7,6 @@ of w on B, d = ‖w − p‖, s = ‖p − ẑ‖, h = ‖w − ẑ‖.
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 import sympy
@@ -21,7 +20,7 @@ from quantized_training.methods import skewed_velocity
 
 from ..theory.convergence import Rule, boxes
 from ..theory.weakly_convex import kinked
-from .evidence import EXACT, SYMPY, TESTED, Z3, identity, prose, prove, refute, search, step
+from .evidence import SYMPY, TESTED, Z3, identity, prose, prove, search, step
 from .theorem_3_corrected import SIDES, largest, velocity
 
 NAME, RELU = "Theorem 3‴", "ReLU networks"
@@ -67,7 +66,10 @@ def _problem(seed: int):
     if (shape := rng.integers(3)) == 0:
         loss = replace(loss, t=torch.where(torch.as_tensor(rng.random(n) < 0.5), w, loss.t))
     else:  # flat to first order at w: with one kink between p and w across which the slope of the feasible weights turns, or with none
-        inward, free = -beyond.sign() * (1 + torch.as_tensor(rng.random(n))), (beyond == 0) * torch.as_tensor(rng.normal(size=n))
+        inward, free = (
+            -beyond.sign() * (1 + torch.as_tensor(rng.random(n))),
+            (beyond == 0) * torch.as_tensor(rng.normal(size=n)),
+        )
         slopes = torch.stack([inward + free, -free]) if shape == 1 else free.expand(2, n)
         a = loss.rho * (w + slopes * 10.0 ** rng.uniform(-2, 1))
         loss = replace(loss, k=0 * loss.k, a=a, c=-(a @ at))
@@ -131,17 +133,15 @@ def errors_are_summable(times=2):
 
 @step(
     RELU,
-    EXACT,
-    "refuted: that (1 − max(0, w))², one ReLU neuron, is 1000-weakly convex. Its kink points down: ℓ + 500w² lies above a chord at 0",
+    Z3,
+    "ℓ = (1 − max(0, w))², one ReLU neuron, is not ρ-weakly convex for any ρ > 0: at 0 ℓ + ρw²/2 lies above its chord from −t to t = 1/(ρ+1)",
     {"target": -1},
 )
-def relu_loss_is_weakly_convex(target=1, rho=1000):
-    t = Fraction(1, rho + 1)  # any t below 2/(rho + 1) will do, so no rho is large enough
-
-    def convexified(w):
-        return (target - max(Fraction(0), w)) ** 2 + Fraction(rho, 2) * w * w
-
-    refute(2 * convexified(Fraction(0)) <= convexified(t) + convexified(-t), rho=rho, w=t)
+def relu_loss_is_not_weakly_convex(target=1):
+    rho, t = z3.Reals("rho t")
+    left = target * target + rho / 2 * t * t
+    right = (target - t) ** 2 + rho / 2 * t * t
+    prove(2 * target * target > left + right, [rho > 0, t * (rho + 1) == 1])
 
 
 @step(

@@ -140,4 +140,8 @@ def envelope_is_bounded_by_h(part=1.0):
     search(violation, 1e-9, 150, seed=st.integers(0, 10**6))
 
 
-prose("strong_convexity", NAME, "⟨∇ℓ(p), p − z*⟩ ≥ μ‖p − z*‖² for the minimiser z* on the box; strongly convex losses have the inequality")
+prose(
+    "strong_convexity",
+    NAME,
+    "⟨∇ℓ(p), p − z*⟩ ≥ μ‖p − z*‖² for the minimiser z* on the box; strongly convex losses have the inequality",
+)
