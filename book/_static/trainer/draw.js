@@ -135,8 +135,9 @@ function cloud(picture, { x, y }, shown) {
 }
 
 /** The points, and what a network w says of the plane: without biases its sign depends on the angle alone. */
-export function drawMoons(picture, colours, task, w) {
+export function paintMoons(picture, colours, task, w) {
   const g = picture.begin(colours);
+  if (!picture.width) return; // not on the page's screen yet
   picture.axes({ ...RANGE, left: 0, right: 0, top: 0, bottom: 0 });
   const N = 360, sign = Array.from({ length: N }, (_, i) => {
     const angle = ((i + 0.5) * TAU) / N;
@@ -162,7 +163,7 @@ export function drawMoons(picture, colours, task, w) {
 // Task I ------------------------------------------------------------------------------------------------------------
 
 /** Ten bars: each weight, with a tick at the sign that made the data. */
-export function drawSigns(picture, colours, task, w, colour) {
+export function paintSigns(picture, colours, task, w, colour) {
   const g = picture.begin(colours), d = w.length, top = Math.max(1.5, ...w.map(Math.abs));
   picture.axes({ x: [-0.7, d - 0.3], y: [-top * 1.08, top * 1.08], yticks: [-1, 0, 1], left: 26, bottom: 4 });
   w.forEach((v, i) => {
@@ -177,7 +178,7 @@ export function drawSigns(picture, colours, task, w, colour) {
 // One and two weights -----------------------------------------------------------------------------------------------
 
 /** The loss of one weight, its levels, where it is feasible, and the weight. */
-export function drawCurve(picture, colours, { loss, Q, allowed, w, range, colour, path }) {
+export function paintCurve(picture, colours, { loss, Q, allowed, w, range, colour, path }) {
   const g = picture.begin(colours), [a, b] = range;
   const xs = Array.from({ length: 121 }, (_, i) => a + ((b - a) * i) / 120), ys = xs.map((x) => loss([x]));
   const [low, high] = [Math.min(...ys), Math.max(...ys)], pad = 0.1 * (high - low);
@@ -198,7 +199,7 @@ export function drawCurve(picture, colours, { loss, Q, allowed, w, range, colour
 }
 
 /** The loss of two weights as shades, pairs of levels, the feasible squares, and the path. */
-export function drawPlane(picture, colours, { loss, Q, allowed, w, range, colour, path }) {
+export function paintPlane(picture, colours, { loss, Q, allowed, w, range, colour, path }) {
   const g = picture.begin(colours), [a, b] = range, N = 32, size = (b - a) / N;
   const side = Math.min(picture.width - 34, picture.height - 24), right = picture.width - 26 - side;
   picture.axes({ x: range, y: range, xticks: Q, yticks: Q, left: 26, right });
@@ -229,7 +230,7 @@ export function drawPlane(picture, colours, { loss, Q, allowed, w, range, colour
 // Over time ---------------------------------------------------------------------------------------------------------
 
 /** Every weight against the step, its levels, and the feasible set as it closes. */
-export function drawWeights(picture, colours, { run, k, range, colour, name }) {
+export function paintWeights(picture, colours, { run, k, range, colour, name }) {
   const g = picture.begin(colours), { T, d, w, epsilons, Q } = run;
   const yticks = range[1] - range[0] > 9 ? ticks(...range, 4) : Q;
   picture.axes({ x: [0, T], y: range, yticks, xticks: [0, T], xlabel: "step" });
@@ -261,17 +262,19 @@ export function drawWeights(picture, colours, { run, k, range, colour, name }) {
 }
 
 /** Loss of the latent (thin) and the rounded weights (thick) of each run, and the best that weights on the levels can have. */
-export function drawLosses(picture, colours, { runs, k, best, step }) {
+export function paintLosses(picture, colours, { runs, k, best, step }) {
   const g = picture.begin(colours), T = runs[0].T;
   let [low, high] = [Infinity, -Infinity];
-  for (const run of runs) {
+  for (const run of runs) { // the first twentieth of the steps may start above the frame
     for (const values of [run.latent, run.rounded]) {
-      for (const v of values) if (v === v) [low, high] = [Math.min(low, v), Math.max(high, v)];
+      values.forEach((v, s) => {
+        if (v < low) low = v;
+        if (v > high && s >= T / 20) high = v;
+      });
     }
   }
   if (best !== null) low = Math.min(low, best);
-  const pad = 0.06 * (high - low || 1);
-  const range = [low - pad, Math.min(high + pad, low + 6)];
+  const pad = 0.08 * (high - low || 1), range = [low - pad, high + pad];
   picture.axes({ x: [0, T], y: range, yticks: ticks(...range, 4), xticks: [0, T], xlabel: "step", left: 38 });
   picture.clipped(() => {
     if (best !== null) {
@@ -296,7 +299,7 @@ export function drawLosses(picture, colours, { runs, k, best, step }) {
 }
 
 /** How many of all networks have which loss, and where the rounded weights of each run are among them. */
-export function drawPlaces(picture, colours, { runs, k, all }) {
+export function paintPlaces(picture, colours, { runs, k, all, words }) {
   const g = picture.begin(colours), first = all.losses[0], last = all.losses[all.losses.length - 1];
   const low = Math.min(first, ...runs.map((run) => run.latent[k])), x = [low - 0.05 * (last - low), last + 0.03 * (last - low)];
   const bins = new Float64Array(80), of = (loss) => Math.min(79, Math.floor((80 * (loss - x[0])) / (x[1] - x[0])));
@@ -319,5 +322,8 @@ export function drawPlaces(picture, colours, { runs, k, all }) {
     picture.line([[run.latent[k], height], [run.rounded[k], height]]);
     g.setLineDash([]);
     picture.dot(run.latent[k], height, 4, false);
+    g.textAlign = "left";
+    g.textBaseline = "middle";
+    g.fillText(words[i], picture.x(Math.max(run.rounded[k], run.latent[k])) + 9, picture.y(height));
   });
 }

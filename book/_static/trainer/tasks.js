@@ -186,9 +186,14 @@ function ranking(losses, counts) {
   return { losses, counts, total, place };
 }
 
-/** The same for the 2^d sign vectors of Task I. */
+/** The same for the 2^d sign vectors of Task I. Half of them are computed: log(1 + e^m) = log(1 + e^-m) + m. */
 export function allSigns(task, d) {
-  const losses = Array.from({ length: 2 ** d }, (_, code) => task.loss(Array.from({ length: d }, (_, i) => ((code >> i) & 1) * 2 - 1)));
+  const centre = new Float64Array(d);
+  for (let i = 0; i < task.n; i++) for (let j = 0; j < d; j++) centre[j] += task.z[i * d + j] / task.n;
+  const losses = Array.from({ length: 2 ** (d - 1) }, (_, code) => {
+    const w = Array.from(centre, (_, j) => ((code >> j) & 1) * 2 - 1), loss = task.loss(w);
+    return [loss, loss + w.reduce((sum, v, j) => sum + v * centre[j], 0)];
+  }).flat();
   losses.sort((a, b) => a - b);
   return ranking(losses, losses.map(() => 1));
 }
