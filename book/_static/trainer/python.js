@@ -54,7 +54,7 @@ export function program(name, state, k, steps) {
   const gradient = {
     moons: "moons.gradient(w.detach(), *(part[0] for part in batch))",
     logistic: "logistic.gradient(w.detach()[None], *batch)[0]",
-  }[module] ?? `torch.autograd.grad(loss(), w)[0] + ${noise} * noise[k]`;
+  }[module] ?? `torch.autograd.grad(loss(), w)[0]${noise ? ` + ${noise} * noise[k]` : ""}`;
   lines.push(
     `method = ${method}`,
     `sgd = torch.optim.SGD([w], lr=${lr}${momentum(state) ? `, momentum=${momentum(state)}` : ""})`,

@@ -46,18 +46,18 @@ const share = Array.from({ length: 40 }, (_, i) => Number(((i + 1) / 40).toFixed
 /** The sliders: label, values in order, and of which tasks and methods they are. */
 export const SETTINGS = {
   lr: { label: "Step size", values: [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5] },
-  c: { label: "Minimum (slope) c", values: Array.from({ length: 49 }, (_, i) => Number((-1.2 + i * 0.05).toFixed(2))), of: "weights" },
+  c: { label: "c, minimum or slope", values: Array.from({ length: 49 }, (_, i) => Number((-1.2 + i * 0.05).toFixed(2))), of: "weights" },
   w0: { label: "Start", values: Array.from({ length: 81 }, (_, i) => Number((-2 + i * 0.05).toFixed(2))), of: "weights" },
   noise: { label: "Gradient noise", values: [0, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 2], of: "weights" },
-  eps: { label: "ε at first, of its largest", values: share, of: "askew" },
-  from: { label: "Annealing starts in epoch", values: "epochs", of: "askew" },
+  eps: { label: "ε at first, part of its largest", values: share, of: "askew" },
+  from: { label: "Annealing starts, epoch", values: "epochs", of: "askew" },
   alpha: { label: "α", values: [0.02, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16, 20, 22, 25], of: "askew" },
   clip: { label: "Clip of a push", values: [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 1000], of: "askew" },
   strength: { label: "λ grows per epoch by", values: [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1], of: "prox" },
-  dualeps: { label: "SGDA: ε, of its largest", values: share.slice(0, -1), of: "sgda" },
+  dualeps: { label: "SGDA: ε, part of its largest", values: share.slice(0, -1), of: "sgda" },
   rate: { label: "SGDA: dual step", values: [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.3, 1, 3], of: "sgda" },
   dmax: { label: "SGDA: largest multiplier", values: [0.1, 0.2, 0.5, 1, 2, 5, 10, 100], of: "sgda" },
-  delta: { label: "Kept from the levels (δ)", values: [0.01, 0.02, 0.05, 0.1, 0.2], of: "debiased" },
+  delta: { label: "δ, kept from the levels", values: [0.01, 0.02, 0.05, 0.1, 0.2], of: "debiased" },
 };
 const KIND = (name) => (/askew/i.test(name) ? "askew" : /Prox/.test(name) ? "prox" : name === "SGDA" ? "sgda" : /Debiased/.test(name) ? "debiased" : "");
 

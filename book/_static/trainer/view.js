@@ -141,7 +141,7 @@ class Trainer {
 
   /** One method: a menu, its network twice, its weights over time. */
   column(key) {
-    const menu = this.menu(key, key === "a" ? "Method" : "against", Object.entries(CODES));
+    const menu = this.menu(key, key === "a" ? "One method" : "The other", Object.entries(CODES));
     const small = () => ({ picture: this.picture(120, ""), caption: element("figcaption") });
     const latent = small(), rounded = small(), weights = this.picture(150, "");
     const note = element("figcaption");
@@ -320,7 +320,8 @@ class Trainer {
     if (turned) parts.push(element("strong", {}, " Rounding turns the order round."));
     if (task.all) {
       const place = runs.map((run) => task.all.place(run.rounded[k])), { total } = task.all;
-      parts.push(` Of all ${total} networks of such weights, ${names[0]} gives the ${place[0] === 1 ? "best" : `${ordinal(place[0])} best`}, ${names[1]} the ${place[1] === 1 ? "best" : `${ordinal(place[1])} best`}.`);
+      const [one, other] = place.map((p) => (p === 1 ? "best" : `${ordinal(p)} best`));
+      parts.push(` Of all ${total} networks of such weights, ${place[0] === place[1] ? `both give the ${one}` : `${names[0]} gives the ${one}, ${names[1]} the ${other}`}.`);
     }
     this.says.replaceChildren(...parts);
     this.root.dataset.turned = turned;
@@ -337,9 +338,9 @@ class Trainer {
     });
     const line = "thin: as trained, thick: rounded";
     this.lossesFigure.lastChild.textContent = `Loss on all points over time; ${line}${task.all ? "; dotted: the best of all networks" : ""}.`;
-    this.losses.say(`Loss over time. ${this.says.textContent}`);
+    this.losses.say(`Loss over time of ${names[0]} and ${names[1]}, as trained and rounded.`);
     this.placesFigure.lastChild.textContent = task.all ? `All ${task.all.total} networks by their loss; filled: where rounding lands, open: the loss as trained.` : "";
-    this.places.say(task.all ? `Histogram of the losses of all ${task.all.total} networks. ${this.says.textContent}` : "");
+    this.places.say(task.all ? `Histogram of the losses of all ${task.all.total} networks, and the places of ${names[0]} and ${names[1]} in it.` : "");
     this.tabulate(losses);
     if (this.full) this.publish(losses);
     else this.link.href = this.root.dataset.playground + this.address();
