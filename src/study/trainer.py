@@ -69,7 +69,7 @@ def _still() -> str:
     )
     words = (
         f"Two moons after 500 steps, with the boundary of four networks. {PAIR[0]}: loss {losses[0]:.3f} as trained, {losses[1]:.3f} "
-        f"rounded to −1 and +1. {PAIR[1]}: {losses[2]:.3f} as trained, {losses[3]:.3f} rounded."
+        f"rounded to −1 and +1. {PAIR[1]}: loss {losses[2]:.3f} as trained, {losses[3]:.3f} rounded."
     )
     head = "".join(f'<th scope="col">{name}, {kind}</th>' for name, kind, _ in columns)
     rows = [_row("loss", [f"{value:.6f}" for value in losses])]

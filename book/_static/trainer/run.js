@@ -51,7 +51,7 @@ export const SETTINGS = {
   noise: { label: "Gradient noise", values: [0, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 2], of: "weights" },
   eps: { label: "ε at first, part of its largest", values: share, of: "askew" },
   from: { label: "Annealing starts, epoch", values: "epochs", of: "askew" },
-  alpha: { label: "α", values: [0.02, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16, 20, 22, 25], of: "askew" },
+  alpha: { label: "α", values: [0.02, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16, 20, 22, 25, 30, 40], of: "askew" },
   clip: { label: "Clip of a push", values: [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 1000], of: "askew" },
   strength: { label: "λ grows per epoch by", values: [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1], of: "prox" },
   dualeps: { label: "SGDA: ε, part of its largest", values: share.slice(0, -1), of: "sgda" },
