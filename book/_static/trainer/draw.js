@@ -311,6 +311,7 @@ export function paintPlaces(picture, colours, { runs, k, all, words }) {
     const at = x[0] + ((x[1] - x[0]) * i) / 80, width = picture.box.width / 80 - 1;
     if (count) g.fillRect(picture.x(at), picture.y(count), width, picture.y(0) - picture.y(count));
   });
+  const beside = picture.x(Math.max(...runs.flatMap((run) => [run.rounded[k], run.latent[k]]))) + 9;
   runs.forEach((run, i) => {
     const height = most * (i ? 1.25 : 1.7);
     g.strokeStyle = g.fillStyle = run.colour;
@@ -322,8 +323,8 @@ export function paintPlaces(picture, colours, { runs, k, all, words }) {
     picture.line([[run.latent[k], height], [run.rounded[k], height]]);
     g.setLineDash([]);
     picture.dot(run.latent[k], height, 4, false);
-    g.textAlign = "left";
+    g.textAlign = beside > picture.width / 2 ? "right" : "left";
     g.textBaseline = "middle";
-    g.fillText(words[i], picture.x(Math.max(run.rounded[k], run.latent[k])) + 9, picture.y(height));
+    g.fillText(words[i], g.textAlign === "left" ? beside : picture.width - 8, picture.y(height) - (g.textAlign === "left" ? 0 : 12));
   });
 }

@@ -108,7 +108,7 @@ class Trainer {
     if (full) {
       this.python = ["a", "b"].map(() => ({ name: element("span"), code: element("pre", { tabindex: "0" }), output: element("pre", { class: "trainer-output" }) }));
       this.warning = element("p");
-      parts.push(element("details", { class: "trainer-python", open: "" }, element("summary", {}, "The same in Python"), this.warning,
+      parts.push(element("details", { class: "trainer-python" }, element("summary", {}, "The same in Python"), this.warning,
         ...this.python.map(({ name, code, output }) => element("div", {}, element("p", {}, name, " prints:"), output, code))));
     }
     this.root.replaceChildren(...parts);
