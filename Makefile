@@ -60,12 +60,12 @@ browser: setup  ## find a Chromium for the page tests, or install one
 lint: setup  ## style of the code, and notebooks in their normal form
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) book/notebook_style.py notebooks/*.md book/index.md
+	$(PY) book/notebook_style.py notebooks/*.md book/index.md book/playground.md
 
 format: setup  ## correct what `make lint` finds, where a machine can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(PY) book/notebook_style.py --write notebooks/*.md book/index.md
+	$(PY) book/notebook_style.py --write notebooks/*.md book/index.md book/playground.md
 
 check-lock: setup  ## is there a wheel for every pinned version, on every system that README names (asks the package index)
 	$(PY) tests/wheels.py
