@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "book" / "_ext")]
 import browser  # noqa: E402  (tests/browser.py)
 from build import pages  # noqa: E402
 
-FIRST = re.compile(r'class="plotly-figure"[^>]*aria-labelledby="([^"]+)"')
+FIRST = re.compile(r'class="plotly-figure" id="([^"]+)"')
 AIM = 2000  # milliseconds
 
 
