@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test results long-results check-results bench look browser lint format plotly check-lock lock serve clean
+.PHONY: help setup book test results long-results check-results bench look pdf browser lint format plotly check-lock lock serve clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,8 +51,11 @@ check-results: setup  ## recompute a sample of data/results and report what diff
 bench: setup  ## time many seeds in one run against one by one, and a step of each method against SGD
 	$(PY) -m study.speed.bench
 
-look: book browser  ## time to the first figure of each page on this machine, and what the pages weigh
+look: book browser  ## a table of each page: time to the first figure, longest task, weight, what is cut, words
 	$(PY) book/look.py
+
+pdf: book browser  ## the whole book as one PDF, which the pages then link: _build/html/quantised-training-reproduced.pdf
+	$(PY) book/pdf.py
 
 browser: setup  ## find a Chromium for the page tests, or install one
 	@$(PY) tests/browser.py
