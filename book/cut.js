@@ -18,7 +18,7 @@
     if (style.overflowX !== "visible" && style.display !== "inline") report("hidden or to be scrolled to", node.scrollWidth - node.clientWidth, node);
     if (style.overflowY !== "visible" && style.display !== "inline" && !node.matches("mjx-container, mjx-container *, textarea"))
       report("hidden below", node.scrollHeight - node.clientHeight, node);
-    report("outside the window", Math.max(-box.left, box.right - innerWidth), node);
+    if (node.textContent.trim()) report("outside the window", Math.max(-box.left, box.right - innerWidth), node);
     const column = node.matches("mjx-container, .maths-run, td, th") && node.closest(".table-wrap, .pst-scrollable-table-container, div.math, p, li, dd");
     if (column) {
       const { left, right } = column.getBoundingClientRect();

@@ -67,9 +67,10 @@ def entries(docname: str, doctree: nodes.document) -> list[dict]:
         for tag in re.findall(r"\\tag\{\$?([^}$]+)\$?\}", block.astext()):
             where = next((i for i in [*block["ids"], *block.parent["ids"]] if i.startswith(("eq-", "equation-"))), None)
             if where:
-                before = block.parent[max(0, block.parent.index(block) - 1)]
+                earlier = block.parent[: block.parent.index(block)]
+                before = next((words(n) for n in reversed(earlier) if isinstance(n, nodes.paragraph)), "")
                 title = f"Equation ({plain(tag)})"
-                found.append({"kind": "equation", "title": title, "url": f"{url}#{where}", "text": words(before)})
+                found.append({"kind": "equation", "title": title, "url": f"{url}#{where}", "text": before})
     for figure in (node for node in doctree.findall(nodes.raw) if "figure" in node):
         name = re.search(r'id="([^"]+)"', figure.astext())[1]
         number = re.search(r">(Figure [\w.]+)<", figure.astext())[1]

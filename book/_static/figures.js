@@ -14,6 +14,7 @@
   const touch = matchMedia("(pointer: coarse)");
   const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false };
   const SECONDS_PER_PLAY = 6;
+  const PIECE = 8; // formulas typeset at a time
   const MARGIN = 600; // pixels from the screen at which a figure is drawn
 
   const PLOTLY = new URL("plotly-4.1.1.min.js", document.currentScript.src); // made by `make plotly`
@@ -381,12 +382,20 @@
     letMathWait(queue);
   }
 
-  /** Typesetting keeps the browser busy for a second; the figures that a reader sees first come before it. */
+  /** Typesetting keeps the browser busy for a second: it waits for the figures that a reader sees first, and goes on in pieces. */
   function letMathWait(figures) {
     const { MathJax } = window; // still its configuration: MathJax itself comes with the deferred scripts
     if (!MathJax) return; // a page without maths
     const patience = new Promise((resolve) => setTimeout(resolve, 2000));
-    const pageReady = () => Promise.race([figures, patience]).then(() => window.MathJax.startup.defaultPageReady());
+    const pageReady = async () => {
+      await Promise.race([figures, patience]);
+      const formulas = [...document.querySelectorAll("span.math, div.math")];
+      for (let start = 0; start < formulas.length; start += PIECE) {
+        await window.MathJax.typesetPromise(formulas.slice(start, start + PIECE));
+        await new Promise((resolve) => setTimeout(resolve));
+      }
+      return window.MathJax.startup.defaultPageReady(); // what Sphinx has not marked
+    };
     MathJax.startup = { ...MathJax.startup, pageReady };
   }
 

@@ -51,10 +51,17 @@
     for (const run of row.querySelectorAll(":scope > .maths-run")) run.replaceWith(...run.childNodes);
   }
 
+  /** Where all is in one style or group, the row within that. */
+  function inner(row) {
+    const children = [...row.children].filter((node) => !node.matches("mjx-tstrut, mjx-assistive-mml"));
+    if (children.length !== 1 || !children[0].matches("mjx-mstyle, mjx-texatom")) return row;
+    children[0].classList.add("maths-line");
+    return inner(children[0]);
+  }
   /** The rows of boxes that a formula's lines consist of: the cells of the outermost table (tagged or aligned), or all of it. */
   function rows(box, deep) {
     const cells = [...box.querySelectorAll("mjx-math > mjx-mtable > mjx-table > mjx-itable > * > mjx-mtd")];
-    const outer = cells.length ? cells : [...box.querySelectorAll("mjx-math")];
+    const outer = (cells.length ? cells : [...box.querySelectorAll("mjx-math")]).map(inner);
     if (!deep) return outer;
     return [...outer, ...box.querySelectorAll("mjx-mtd mjx-mtd, mjx-math:not(:has(> mjx-mtable)) mjx-mtd, mjx-mrow:has(> mjx-mo)")]
       .filter((row) => !row.closest("mjx-labels, mjx-mfrac, mjx-script, mjx-msqrt"));
@@ -71,6 +78,7 @@
     if (!box.classList.contains("folded")) return;
     box.classList.remove("folded", "folded-deep");
     for (const run of box.querySelectorAll(".maths-run")) run.replaceWith(...run.childNodes);
+    for (const line of box.querySelectorAll(".maths-line")) line.classList.remove("maths-line");
   }
 
   /** Rows as blocks: a value says which column it belongs to; roles keep what display: block takes from a table. */
