@@ -35,6 +35,9 @@
     return node;
   }
 
+  /** Between two pieces of work the browser may scroll and answer. */
+  const pause = () => new Promise((resolve) => setTimeout(resolve));
+
   /** The text of plotly's small HTML ("<i>w</i><sub>t</sub>"), for labels that hold plain text only. */
   const plain = (text) => new DOMParser().parseFromString(text ?? "", "text/html").body.textContent.trim();
 
@@ -244,6 +247,22 @@
     return row;
   }
 
+  /** Undoes a zoom by mouse or finger; shown while there is one. */
+  function wholeView(Plotly, plot) {
+    const button = element("button", { type: "button", class: "figure-whole", hidden: "" }, "Whole view");
+    const axes = () => Object.entries(plot._fullLayout).filter(([name, { range } = {}]) => /^[xy]axis\d*$/.test(name) && range);
+    let before = {};
+    plot.addEventListener("pointerdown", () => {
+      if (button.hidden) before = Object.fromEntries(axes().map(([name, { range, autorange }]) => (autorange ? [`${name}.autorange`, true] : [`${name}.range`, [...range]])));
+    }, true);
+    plot.on("plotly_relayout", (change) => {
+      const zoomed = Object.keys(change).some((key) => /^[xy]axis\d*\.range\[/.test(key)); // menus give the range as a whole
+      if (zoomed || Object.keys(change).some((key) => /^[xy]axis/.test(key))) button.hidden = !zoomed;
+    });
+    button.addEventListener("click", () => Plotly.relayout(plot, before));
+    return button;
+  }
+
   // Data ------------------------------------------------------------------------------------------------------------
 
   const ROWS = 200; // in the table on the page; the CSV has all
@@ -326,16 +345,18 @@
     const drawn = Plotly.newPlot(plot, data, layout, CONFIG);
     const row = legend(Plotly, plot, (count) => showlegend !== false && (count > 1 || (count === 1 && showlegend === true)));
     plot.before(row);
+    plot.legend.update(); // at once: paper does not wait
 
     const finish = async () => {
       await drawn;
+      await pause();
       if (frames.length) await Plotly.addFrames(plot, frames);
       const live = window.quantizedTraining?.live[layout.meta?.live?.kind]; // recomputed here (constraint.js), not stored
       const controls = live ? live(Plotly, plot, layout.meta.live, { element, freshId }) : [
         ...updatemenus.map((menu) => selectControl(Plotly, plot, menu)),
         ...sliders.map((slider) => rangeControl(Plotly, plot, slider)),
       ].filter(Boolean);
-      figure.append(behind(Plotly, figure, plot));
+      figure.append(wholeView(Plotly, plot), behind(Plotly, figure, plot));
       if (controls.length) plot.after(element("div", { class: "figure-controls" }, ...controls));
       await plot.legend.update();
       new MutationObserver(figure.recolour).observe(page, { attributeFilter: ["data-theme"] });
@@ -349,13 +370,14 @@
   async function draw(figure) {
     if (figure.recolour) return; // printing came first
     const Plotly = await loadPlotly();
+    await pause();
     await paint(figure, Plotly);
   }
 
   /** One after the other, so that the first is not kept waiting by the rest. */
   let queue = Promise.resolve();
   function enqueue(figure) {
-    queue = queue.then(() => draw(figure)).catch((error) => {
+    queue = queue.then(pause).then(() => draw(figure)).catch((error) => {
       figure.querySelector(".figure-plot").textContent = `This figure could not be drawn: ${error.message}`;
       console.error(error);
     });
@@ -392,7 +414,7 @@
       const formulas = [...document.querySelectorAll("span.math, div.math")];
       for (let start = 0; start < formulas.length; start += PIECE) {
         await window.MathJax.typesetPromise(formulas.slice(start, start + PIECE));
-        await new Promise((resolve) => setTimeout(resolve));
+        await pause();
       }
       return window.MathJax.startup.defaultPageReady(); // what Sphinx has not marked
     };

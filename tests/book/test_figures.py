@@ -112,6 +112,26 @@ def test_a_legend_is_one_tab_stop_and_keeps_what_the_reader_chose(page):
     assert name not in figure.evaluate(SHOWN)
 
 
+RANGES = "f => ['x', 'y'].flatMap(a => f.querySelector('.js-plotly-plot')._fullLayout[`${a}axis`].range)"
+
+
+def test_a_zoom_can_be_undone(page):
+    figure = with_menu(page)
+    figure.scroll_into_view_if_needed()
+    whole, button = figure.evaluate(RANGES), figure.query_selector(".figure-whole")
+    box = figure.query_selector(".nsewdrag").bounding_box()
+    assert not button.is_visible()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.7 * box["height"], steps=4)
+    page.mouse.up()
+    button.wait_for_element_state("visible")
+    assert figure.evaluate(RANGES) != whole
+    button.click()
+    button.wait_for_element_state("hidden")
+    assert figure.evaluate(RANGES) == pytest.approx(whole)
+
+
 def test_the_data_of_a_figure_can_be_read_and_saved(page):
     figure = with_menu(page)
     figure.query_selector("summary").click()

@@ -208,7 +208,7 @@ def test_little_is_loaded_before_the_first_figure(visit):
     loaded = visit.page.evaluate(LOADED)
     (_, page, _), *others = loaded
     assert page < 1_200_000 and len(others) <= 45
-    assert sum(size for _, size, _ in others) < (9_000_000 if visit.figures else 4_200_000)
+    assert sum(size for _, size, _ in others) < (5_400_000 if visit.figures else 3_300_000)
     blocking = [size for _, size, blocks in others if blocks]
     assert 0 < len(blocking) <= 28 and sum(blocking) < 950_000
     assert sum("plotly" in name for name, *_ in others) == bool(visit.figures)
