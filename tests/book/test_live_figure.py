@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 
-import plotly
 import plotly.graph_objects as go
 import pytest
 import torch
@@ -18,7 +16,6 @@ from quantized_training import PHI, PSI, Levels
 from study import figures
 
 STATIC = ROOT / "book" / "_static"
-PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 CONSTRAINTS = {"psi": PSI, "phi": PHI}
 
 
@@ -42,9 +39,9 @@ def live_figure() -> go.Figure:
 @pytest.fixture(scope="module")
 def page(chromium, tmp_path_factory):
     """A page with one live figure, drawn by the book's own scripts, without the rest of the book."""
-    html = placeholder(json.loads(live_figure().to_json()), "A live figure of the constraint", "figure-test")
+    html = placeholder(json.loads(live_figure().to_json()), "A live figure of the constraint")
     scripts = "".join(
-        f'<script src="{file.as_uri()}"></script>' for file in (PLOTLY, STATIC / "constraint.js", STATIC / "figures.js")
+        f'<script src="{file.as_uri()}"></script>' for file in (STATIC / "constraint.js", STATIC / "figures.js")
     )
     style = f'<link rel="stylesheet" href="{(STATIC / "custom.css").as_uri()}">'
     file = tmp_path_factory.mktemp("live") / "live.html"
