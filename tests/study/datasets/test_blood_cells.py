@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import zipfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import real_data
 from study.datasets import blood_cells
 
 RED, BLUE = (200, 30, 60), (40, 50, 220)
@@ -128,12 +128,9 @@ def test_missing_files_are_named(folder, name):
         blood_cells.load((32, 24), folder)
 
 
-@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with the images")
 def test_the_real_set_has_the_known_counts():
-    try:
-        parts = blood_cells.load((64, 48), os.environ["QT_DATA"])
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    with real_data() as folder:
+        parts = blood_cells.load((64, 48), folder)
     assert [len(p.images) for p in parts] == [205, 87, 72]
     labels = torch.cat([p.labels.flatten() for p in parts])
     assert [int((labels == c).sum()) for c in range(3)] == [4155 - 2, 372, 361]
