@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..methods import BINARY
-from .convergence import Loss
+from .convergence import Loss, prox_point
 
 
 def corners(n: int) -> Tensor:
@@ -54,6 +54,12 @@ def debiased(gradients: Tensor) -> Tensor:
     return (gradients + gradients.gather(-2, index.expand(gradients.shape))) / 2
 
 
+def spread_of(values: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (..., n) and total variance (...) of an estimate with the values (..., 2^n, n) at the signs drawn with the means x."""
+    mean = field(values, x)
+    return mean, (field(values**2, x) - mean**2).sum(-1)
+
+
 def single_flip_minima(table: Tensor) -> Tensor:
     """Which sign vectors no turn of one sign improves: (..., 2^n), true or false."""
     n = int(math.log2(table.shape[-1]))
@@ -92,3 +98,26 @@ def one_coordinate(table: Tensor, x: Tensor, generator: torch.Generator) -> Tens
     g = torch.zeros_like(x)
     g[torch.arange(seeds), i] = n * differences(table)[row, i]
     return g
+
+
+def descend(
+    loss: Loss, estimate: Callable[[Tensor], Tensor], start: Tensor, gammas: Tensor, reach: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """x_(k+1) = x_k - gamma_k estimate(x_k), clipped to [-reach, reach]: the last x (S, n), and h^2 of x_0 .. x_(K-1), (K, S),
+    the squared distance to the prox point, which is found by three iterations from the last one. start: (S, n), gammas: (K,)."""
+    low, high = (torch.full_like(start, end) for end in (-reach, reach))
+    x = z = start.clamp(-reach, reach)
+    squares = []
+    for gamma in gammas:
+        z = prox_point(x, loss, low, high, 3, z)
+        squares.append(((x - z) ** 2).sum(-1))
+        x = (x - gamma * estimate(x)).clamp(-reach, reach)
+    return x, torch.stack(squares)
+
+
+def mean_residual_bound(start: Tensor, table: Tensor, loss: Loss, gammas: Tensor, V: float) -> Tensor:
+    """Theorem 4 without bias: the mean of h^2 over steps 0 .. T - 1, weighted by gamma, for T = 1 .. K is at most this (K,), where
+    V bounds the second moment of the estimate. start: (S, n), of one table (2^n,)."""
+    gap = extension(table, start).mean() - table.min()
+    L = loss.smoothness
+    return (gap + L * V * (gammas**2).cumsum(0)) / (2 * L**2 * gammas.cumsum(0))

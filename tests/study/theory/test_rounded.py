@@ -91,3 +91,25 @@ def test_projected_steps_on_it_lower_the_envelope():
     after = convergence.envelope((X - gamma * loss.gradient(X)).clamp(-1, 1), loss, low, high)
     h2, V = ((X - z) ** 2).sum(-1), (loss.gradient(X) ** 2).sum(-1)
     assert (after <= before - 2 * loss.smoothness**2 * gamma * h2 + loss.smoothness * gamma**2 * V + 1e-12).all()
+
+
+def test_the_spread_of_an_estimate_is_that_of_its_draws():
+    x, loss = X[0], landscape()
+    values = loss.gradient(rounded.corners(2)) / (
+        1 + rounded.corners(2) * x[:2]
+    )  # what debiased BinaryConnect steps along
+    mean, variance = rounded.spread_of(values, x[:2])
+    torch.testing.assert_close(mean, rounded.field(rounded.debiased(loss.gradient(rounded.corners(2))), x[:2]))
+    drawn = values[torch.multinomial(rounded.chances(x[:2]), 200_000, True, generator=torch.Generator().manual_seed(2))]
+    assert drawn.var(0).sum().item() == pytest.approx(variance.item(), rel=0.02)
+
+
+def test_descent_with_exact_gradients_ends_at_a_stationary_point_below_the_bound():
+    loss, gammas = rounded.loss_of(TABLE), torch.full((300,), 0.1).double()
+    x, squares = rounded.descend(loss, loss.gradient, X, gammas)
+    assert convergence.kkt_residual(x, loss, -torch.ones(N).double(), torch.ones(N).double()).max() < 1e-6
+    V = 2**2 * loss.steepness**2 * N
+    mean = (squares.cumsum(0) * 0.1 / gammas.cumsum(0)[:, None]).mean(1)
+    assert (mean <= rounded.mean_residual_bound(X, TABLE, loss, gammas, V)).all() and squares[0].max() > 0.01
+    inside, _ = rounded.descend(loss, loss.gradient, X, gammas, reach=0.9)
+    assert inside.abs().max() == 0.9
