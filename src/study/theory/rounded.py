@@ -12,13 +12,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..methods import BINARY
+from quantized_training.levels import Levels
+
 from .convergence import Loss, prox_point
 
 
 def corners(n: int) -> Tensor:
     """All sign vectors (2^n, n), in lexicographic order."""
-    return BINARY.vectors(n, torch.float64)
+    return Levels.binary().vectors(n, torch.float64)
 
 
 def flipped(n: int) -> Tensor:
