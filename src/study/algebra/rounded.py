@@ -100,7 +100,7 @@ def _mean(of, x):
 @step(
     f"{NAME}, 2",
     SYMPY,
-    "for l(w) = w'Hw/2 − b'w: F(x) = l(x) + ½ Σ H_ii (1 − x_i²), three weights, any H and b",
+    "for l(w) = w'Hw/2 − b'w: F(x) = l(x) + ½ Σ Hᵢᵢ (1 − xᵢ²), three weights, any H and b",
     {"half": 1},
 )
 def extension_of_a_quadratic(half=HALF):
