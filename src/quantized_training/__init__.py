@@ -13,7 +13,17 @@ from .adaptive import BAMSProd, Bop
 from .constraints import PHI, PSI, Constraint
 from .layers import groups, reestimate_batch_norm, scale_layers
 from .levels import Levels
-from .methods import SGDA, ASkew, BinaryConnect, FullPrecision, KBitStraightThrough, Method, ProxQuant, StraightThrough
+from .methods import (
+    SGDA,
+    ASkew,
+    BinaryConnect,
+    DebiasedBinaryConnect,
+    FullPrecision,
+    KBitStraightThrough,
+    Method,
+    ProxQuant,
+    StraightThrough,
+)
 from .optimizer import QuantizedOptimizer
 from .schedules import Constant, Cosine, Geometric, Harmonic, Linear
 
@@ -30,6 +40,7 @@ __all__ = [
     "Constant",
     "Constraint",
     "Cosine",
+    "DebiasedBinaryConnect",
     "FullPrecision",
     "Geometric",
     "Harmonic",
