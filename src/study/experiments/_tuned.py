@@ -16,7 +16,8 @@ from ..vision.grid import FULL
 from ..vision.tuned import METHODS, PROTOCOLS, Setting
 
 SCORE = "reestimated_accuracy"  # by which a setting is chosen: rounded, batch normalisation estimated anew
-COLUMNS = ("epoch", "loss", "latent_accuracy", "quantised_accuracy", SCORE, "changed", "infeasible", "distance")
+LATENT = "latent_accuracy"  # in full precision, which is not rounded, this one
+COLUMNS = ("epoch", "loss", LATENT, "quantised_accuracy", SCORE, "changed", "infeasible", "distance")
 
 # The search
 
@@ -64,7 +65,8 @@ def scores(
     rows: Sequence[Mapping], method: str, bits: int, settings: Sequence[Setting] | None = None, score: str = SCORE
 ) -> dict[Setting, float]:
     """The mean score of each setting (those of `METHODS`) over the seeds that all of them have; NaN where one diverged.
-    Raises ValueError where a setting has not been run."""
+    The default score of full precision is that of its latent weights. Raises ValueError where a setting has not been run."""
+    score = LATENT if (bits, score) == (FULL, SCORE) else score
     mine = [r for r in rows if (r["method"], r["bits"]) == (method, bits)]
     found = {
         s: {r["seed"]: float(r[score]) for r in mine if r["setting"] == str(s)}

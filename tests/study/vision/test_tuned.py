@@ -141,6 +141,13 @@ def test_the_best_mean_over_the_seeds_that_all_settings_have():
         _tuned.best(rows("SGDA", {0: [math.nan] * 6}), "SGDA", 1)
 
 
+def test_full_precision_is_chosen_by_what_it_is():
+    """Not by its rounded weights."""
+    both = rows("Full precision", {0: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}, 32)
+    table = [row | {"latent_accuracy": 1 - row[_tuned.SCORE]} for row in both]
+    assert _tuned.best(table, "Full precision", 32) == METHODS["Full precision"].settings[0]
+
+
 def test_the_ranking_is_by_the_best_setting_and_needs_both_rounds(monkeypatch):
     first = []
     for i, (method, kind) in enumerate(METHODS.items()):
