@@ -137,6 +137,12 @@ def test_the_budget_is_the_same_for_all_and_fewest_bits_are_chosen():
     assert characters_tuning.chosen("LSQ", rows) == settings[1]
     with pytest.raises(ValueError, match="not every setting"):
         characters_tuning.chosen("LSQ", rows[:-1])
+    full = METHODS["Full precision"].settings
+    rows = [
+        {"method": "Full precision", "bits": 2, "setting": str(s), "seed": 0, "quantised_bits": b, "latent_bits": -b}
+        for s, b in zip(full, range(6), strict=True)
+    ]
+    assert characters_tuning.chosen("Full precision", rows) == full[5], "it is not rounded"
 
 
 def test_characters_are_those_of_the_words():
