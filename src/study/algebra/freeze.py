@@ -96,36 +96,36 @@ def the_middle_grows(closing=True):
 @step(
     f"{NAME}, schedules",
     SYMPY,
-    "φ at ε = ρΔ²/4 and ψ at ε = ρ²Δ⁴/16 have their inner edges at a distance of ½Δ√(1−ρ) from the midpoint",
+    "φ at ε = τΔ²/4 and ψ at ε = τ²Δ⁴/16 have their inner edges at a distance of ½Δ√(1−τ) from the midpoint",
     {"power": 1},
     {"shift": 1},
 )
 def half_width_of_the_middle(power=2, shift=0):
-    delta, rho, m = sympy.symbols("Delta rho m", positive=True)
-    w = m + delta / 2 * sympy.sqrt(1 - rho) + shift
+    delta, tau, m = sympy.symbols("Delta tau m", positive=True)
+    w = m + delta / 2 * sympy.sqrt(1 - tau) + shift
     product = (w - (m - delta / 2)) * (m + delta / 2 - w)  # of the distances to the two levels
-    identity(rho * delta**2 / 4, product)
-    identity(rho**power * delta**4 / 16, product**2)
+    identity(tau * delta**2 / 4, product)
+    identity(tau**power * delta**4 / 16, product**2)
 
 
 @step(
     f"{NAME}, schedules",
     Z3,
-    "γM ≤ ½Δ√(1−ρ) if and only if ρ ≤ 1 − (2γM/Δ)², for 0 ≤ ρ ≤ 1",
+    "γM ≤ ½Δ√(1−τ) if and only if τ ≤ 1 − (2γM/Δ)², for 0 ≤ τ ≤ 1",
     {"factor": 1},
 )
 def when_the_middle_is_wider_than_a_step(factor=2):
-    root, rho, move, delta, share = z3.Reals("root rho gammaM Delta share")  # share = 2γM/Δ
+    root, tau, move, delta, share = z3.Reals("root tau gammaM Delta share")  # share = 2γM/Δ
     known = [
         root >= 0,
-        root * root == 1 - rho,
-        0 <= rho,
-        rho <= 1,
+        root * root == 1 - tau,
+        0 <= tau,
+        tau <= 1,
         move >= 0,
         delta > 0,
         share * delta == factor * move,
     ]
-    prove((2 * move <= delta * root) == (rho <= 1 - share * share), known)
+    prove((2 * move <= delta * root) == (tau <= 1 - share * share), known)
 
 
 @step(

@@ -374,7 +374,7 @@ def test_noise_of_student_has_its_tail():
 @pytest.mark.parametrize("gamma", [0.05, 0.2, 0.34, 0.35, 0.6, 0.9])
 @pytest.mark.parametrize(("constraint", "ratio"), [(PHI, 0.88), (PSI, 0.88**0.5)])
 def test_fixed_from_is_the_formula_of_the_page(constraint, ratio, gamma):
-    """With ρ = ratio^t a level can change in the rounds t <= log(1 - (γM)²) / log(ratio), the levels being ±1."""
+    """With τ = ratio^t a level can change in the rounds t <= log(1 - (γM)²) / log(ratio), the levels being ±1."""
     epsilon = [0.88**t for t in range(60)]
     t_star = math.log(1 - gamma**2) / math.log(ratio)
     assert fixed_from(BINARY, constraint, epsilon, [gamma / 2] * 60, 2.0, 1.0) == math.floor(t_star) + 1
