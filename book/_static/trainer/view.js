@@ -1,4 +1,4 @@
-/* The trainer on a page: two methods side by side. A .trainer holds a still picture and its data (src/study/trainer.py) until
+/* The trainer on a page: two methods side by side. A .trainer holds a still picture and its data (src/study/tasks/still.py) until
  * this script takes its place; with data-full it is the playground, whose state lies in the address.
  *
  * A run is computed at once, for all steps; playing shows one step after the other. Losses over time are filled in between
