@@ -71,6 +71,7 @@ class Trainer {
     this.build();
     this.compute();
     this.watch();
+    this.settle(); // words do not wait until the pictures come into view
   }
 
   // Elements ......................................................................................................
