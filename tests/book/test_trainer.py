@@ -13,12 +13,12 @@ from axe_playwright_python.sync_playwright import Axe
 import quantized_training as qt
 from book_trainer import bundle
 from conftest import ROOT
-from study import trainer
 from study.methods import LINES
+from study.tasks import still
 
 STATIC = ROOT / "book" / "_static"
 PATIENCE = 60_000
-KINDS = {"landing": trainer.Still(), "playground": trainer.Still(full=True)}
+KINDS = {"landing": still.Still(), "playground": still.Still(full=True)}
 # The book's theme defines these; some text is needed to scroll away from the trainer.
 PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>t</title>
 <meta name="viewport" content="width=device-width"><style>
@@ -104,8 +104,8 @@ def move(page, key: str, value: float) -> None:
 
 def test_the_first_state_makes_the_point(opened):
     page = opened()
-    found = trainer.places()
-    for (latent, rounded), name in zip(losses(page), trainer.PAIR, strict=True):
+    found = still.places()
+    for (latent, rounded), name in zip(losses(page), still.PAIR, strict=True):
         assert [latent, rounded] == pytest.approx(found[name].tolist(), abs=1e-9)
     assert "Full precision is ahead, 0.227 against 0.373" in says(page)
     assert "Rounded to −1 and +1, BinaryConnect is ahead, 0.373 against 0.500" in says(page)

@@ -29,8 +29,8 @@ export class Picture {
   say(label) { this.canvas.setAttribute("aria-label", label); }
 
   /** Clears and returns the context; `this.width` is known afterwards. */
-  begin(colours) {
-    const { canvas, height } = this, ratio = Math.min(devicePixelRatio || 1, 2), width = canvas.clientWidth;
+  begin(colours, width = this.canvas.clientWidth) {
+    const { canvas, height } = this, ratio = Math.min(devicePixelRatio || 1, 2);
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
       [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
     }
@@ -229,9 +229,31 @@ export function paintPlane(picture, colours, { loss, Q, allowed, w, range, colou
 
 // Over time ---------------------------------------------------------------------------------------------------------
 
-/** Every weight against the step, its levels, and the feasible set as it closes. */
-export function paintWeights(picture, colours, { run, k, range, colour, name }) {
-  const g = picture.begin(colours), { T, d, w, epsilons, Q } = run;
+/** Every weight against the step, its levels, and the feasible set as it closes. While time goes on, only what is new is drawn:
+ * `back` holds axes, feasible set and the lines up to its own k. */
+export function paintWeights(picture, colours, { run, k, range, colour }) {
+  const g = picture.begin(colours), { d, w } = run;
+  if (!picture.width) return;
+  const key = [picture.canvas.width, range, colour, colours.text].join();
+  let back = picture.back;
+  if (back?.key !== key || back.run !== run || back.k > k) {
+    back = picture.back = Object.assign(new Picture(picture.height, ""), { key, run, k: 0 });
+    paintFeasible(back, colours, { run, range, colour, width: picture.width });
+  }
+  back.g.strokeStyle = colour;
+  back.g.lineWidth = d > 12 ? 0.8 : 1.3;
+  back.clipped(() => {
+    for (let i = 0; i < d; i++) back.line(Array.from({ length: k - back.k + 1 }, (_, s) => [back.k + s, w[(back.k + s) * d + i]]));
+  });
+  back.k = k;
+  g.drawImage(back.canvas, 0, 0, picture.width, picture.height);
+  g.fillStyle = colour;
+  Object.assign(picture, { x: back.x, y: back.y, box: back.box });
+  picture.clipped(() => { for (let i = 0; i < d; i++) picture.dot(k, w[k * d + i], 3); });
+}
+
+function paintFeasible(picture, colours, { run, range, colour, width }) {
+  const g = picture.begin(colours, width), { T, epsilons, Q } = run;
   const yticks = range[1] - range[0] > 9 ? ticks(...range, 4) : Q;
   picture.axes({ x: [0, T], y: range, yticks, xticks: [0, T], xlabel: "step" });
   picture.clipped(() => {
@@ -247,17 +269,7 @@ export function paintWeights(picture, colours, { run, k, range, colour, name }) 
       start = stop;
     }
     g.strokeStyle = colours.muted;
-    g.lineWidth = 1;
     for (const q of Q) picture.line([[0, q], [T, q]]);
-    g.strokeStyle = colour;
-    g.fillStyle = colour;
-    g.lineWidth = d > 12 ? 0.8 : 1.3;
-    for (let i = 0; i < d; i++) {
-      g.beginPath();
-      for (let s = 0; s <= k; s++) g.lineTo(picture.x(s), picture.y(w[s * d + i]));
-      g.stroke();
-      picture.dot(k, w[k * d + i], 3);
-    }
   });
 }
 

@@ -1,4 +1,4 @@
-/* The trainer on a page: two methods side by side. A .trainer holds a still picture and its data (src/study/trainer.py) until
+/* The trainer on a page: two methods side by side. A .trainer holds a still picture and its data (src/study/tasks/still.py) until
  * this script takes its place; with data-full it is the playground, whose state lies in the address.
  *
  * A run is computed at once, for all steps; playing shows one step after the other. Losses over time are filled in between
@@ -11,6 +11,7 @@ import { program, printed } from "./python.js";
 
 const STEPS_PER_SECOND = 60;
 const STILLS_PER_SECOND = 2; // where motion is unwelcome: one picture per epoch instead
+const SELDOM = 3; // while playing, numbers and the lower pictures change with every third frame
 const LATER = 5; // milliseconds of each frame for losses that are still missing
 
 let count = 0;
@@ -70,6 +71,7 @@ class Trainer {
     this.build();
     this.compute();
     this.watch();
+    this.settle(); // words do not wait until the pictures come into view
   }
 
   // Elements ......................................................................................................
@@ -257,6 +259,8 @@ class Trainer {
   draw() {
     if (!this.root.clientWidth) return;
     const { k, runs, task, state } = this, colours = (this.colours ??= palette()), { loss, hidden, d } = TASKS[state.task];
+    this.frames = (this.frames ?? 0) + 1;
+    const all = !this.playing || this.frames % SELDOM === 0;
     this.time.value = k;
     this.shown.textContent = `${k} of ${this.T}`;
     this.time.setAttribute("aria-valuetext", this.shown.textContent);
@@ -264,6 +268,7 @@ class Trainer {
       const { latent, rounded, weights } = this.columns[i], losses = run.losses(k);
       const ways = [[latent, run.at(k), "as trained"], [rounded, run.roundedAt(k), "rounded"]];
       ways.forEach(([{ picture, caption }, w, word], j) => {
+        if (j && !all) return;
         if (hidden) paintMoons(picture, colours, task, w);
         else if (!loss) paintSigns(picture, colours, task, [...w], run.colour);
         else {
@@ -272,11 +277,13 @@ class Trainer {
           const range = run.Q.length > 2 ? [-3, 2] : [-2.2, 2.2];
           (d === 1 ? paintCurve : paintPlane)(picture, colours, { loss: task.loss, Q: run.Q, allowed, w, range, colour: run.colour, path });
         }
+        if (!all) return;
         const lead = ahead([0, 1].map((r) => runs[r].losses(k)[j])) === (i ? 1 : -1);
         caption.innerHTML = `${word}<br><b>${number(losses[j])}</b>${lead ? " ◂ ahead" : ""}`;
       });
       paintWeights(weights, colours, { run, k, range: this.range, colour: run.colour });
     });
+    if (!all) return;
     this.drawLosses();
     this.placesFigure.hidden = !task.all;
     if (task.all) {
@@ -412,6 +419,7 @@ class Trainer {
     this.playing = false;
     this.play.textContent = "Play";
     cancelAnimationFrame(this.frame);
+    this.draw();
     this.settle();
   }
 
@@ -442,8 +450,11 @@ class Trainer {
   }
 }
 
+/** Every trainer that has been read to its end; the page may still be loading. */
 export function startAll() {
-  for (const root of document.querySelectorAll(".trainer:not([data-ready])")) root.trainer = new Trainer(root);
+  for (const root of document.querySelectorAll(".trainer:not([data-ready])")) {
+    if (root.nextSibling || document.readyState !== "loading") root.trainer = new Trainer(root);
+  }
 }
+startAll();
 if (document.readyState === "loading") document.addEventListener("readystatechange", startAll, { once: true });
-else startAll();

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .methods import BINARY
-from .tasks import moons
-from .tasks.ensembles import train
+from ..methods import BINARY
+from . import moons
+from .ensembles import train
 
 #: On this seed full precision is the best of all methods by its latent weights and the worst when they are rounded, and
-#: BinaryConnect the reverse. tests/study/test_trainer.py recomputes it; the landing page's next figure has the means of 512 seeds.
+#: BinaryConnect the reverse. tests/study/tasks/test_still.py recomputes it; the landing page's next figure has the means of 512 seeds.
 SEED = 175
 PAIR = ("Full precision", "BinaryConnect")
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from quantized_training import PHI, PSI, SGDA, ASkew, Geometric, QuantizedOptimizer
-from study import trainer
 from study.methods import BINARY
-from study.tasks import moons
+from study.tasks import moons, still
 from study.tasks.ensembles import train
 
 STARTS = {
@@ -23,8 +22,8 @@ STARTS = {
 
 
 def test_the_seed_of_the_landing_page_turns_the_ranking_round():
-    found = trainer.places()
-    full, connect = (found.pop(name) for name in trainer.PAIR)
+    found = still.places()
+    full, connect = (found.pop(name) for name in still.PAIR)
     others = torch.stack(list(found.values()))
     assert len(others) == 10
     assert full[0] < others[:, 0].min() and full[1] > others[:, 1].max()
@@ -33,14 +32,14 @@ def test_the_seed_of_the_landing_page_turns_the_ranking_round():
 
 
 def test_the_still_picture_shows_the_same_numbers():
-    text = trainer.Still()._repr_html_()
-    found = trainer.places()
-    for name in trainer.PAIR:
+    text = still.Still()._repr_html_()
+    found = still.places()
+    for name in still.PAIR:
         latent, rounded = found[name].tolist()
         assert f"{name}: loss {latent:.3f} as trained, {rounded:.3f} rounded" in text
         assert f"<td>{latent:.6f}</td><td>{rounded:.6f}</td>" in text
     assert text.count("<tr>") == 11 and text.count("M") > 4 * 120
-    assert re.search(r"data-full", trainer.Still(full=True)._repr_html_()) and "data-full" not in text
+    assert re.search(r"data-full", still.Still(full=True)._repr_html_()) and "data-full" not in text
 
 
 def askew(start: int) -> ASkew:
@@ -56,7 +55,7 @@ def last_change(latent: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_freeze_and_late_annealing():
-    one = moons.draw(range(trainer.SEED, trainer.SEED + 1))
+    one = moons.draw(range(still.SEED, still.SEED + 1))
     steps = {start: last_change(train(lambda e, s=start: askew(s), one).latent).item() for start in (0, 10)}
     assert steps == {0: 8, 10: 184}
     many = moons.draw(40)
@@ -104,7 +103,7 @@ def test_alpha_times_step_size_above_two():
 
 
 def test_the_dual_step_that_diverges():
-    task = moons.draw(range(trainer.SEED, trainer.SEED + 1))
+    task = moons.draw(range(still.SEED, still.SEED + 1))
     best = moons.best_of_all(3, task)[0]
 
     def end(rate, largest):
