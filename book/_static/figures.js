@@ -89,6 +89,7 @@
       const options = { mode: "immediate", transition: { duration: 0 }, frame: { duration: 0, redraw } };
       await Plotly.animate(plot, args[0], options);
     } else await Plotly[method](plot, ...args);
+    await breakTitles(Plotly, plot);
     return plot.legend?.update();
   }
 
@@ -329,6 +330,31 @@
     if (layout.legend?.orientation !== "h") layout.legend = { ...layout.legend, orientation: "h", x: 0, y: -0.2, yanchor: "top" };
   }
 
+  /** Axis titles that are longer than their figure is wide (or high) break into lines; again when the size or a menu changes it. */
+  function breakTitles(Plotly, plot) {
+    const brush = document.createElement("canvas").getContext("2d"), changes = {};
+    const whole = (plot.wholeTitles ??= {});
+    for (const [name, axis] of Object.entries(plot._fullLayout)) {
+      const [, letter, number] = /^([xy])axis(\d*)$/.exec(name) ?? [], text = axis?.title?.text;
+      const node = letter && text && plot.querySelector(`.infolayer .${letter}${number}title`);
+      if (!node) continue;
+      const title = whole[name]?.broken === text ? whole[name].text : text, words = title.split(" ");
+      brush.font = getComputedStyle(node).font;
+      const { _offset: start, _length: length } = axis, size = letter === "x" ? plot.clientWidth : plot.clientHeight;
+      const room = 2 * Math.min(start + length / 2, size - start - length / 2) - 8;
+      const lines = [];
+      for (const word of words) {
+        const longer = lines.length ? `${lines.at(-1)} ${word}` : word;
+        if (lines.length && brush.measureText(plain(longer)).width <= room) lines[lines.length - 1] = longer;
+        else lines.push(word);
+      }
+      const broken = lines.join("<br>");
+      whole[name] = { text: title, broken };
+      if (broken !== text) changes[`${name}.title.text`] = broken;
+    }
+    return Object.keys(changes).length ? Plotly.relayout(plot, changes) : null;
+  }
+
   /** The figure, drawn at once; what plotly does later (frames, nothing else) is awaited. */
   function paint(figure, Plotly) {
     const plot = figure.querySelector(".figure-plot");
@@ -359,6 +385,8 @@
       figure.append(wholeView(Plotly, plot), behind(Plotly, figure, plot));
       if (controls.length) plot.after(element("div", { class: "figure-controls" }, ...controls));
       await plot.legend.update();
+      await breakTitles(Plotly, plot);
+      plot.on("plotly_relayout", ({ autosize }) => autosize && breakTitles(Plotly, plot));
       new MutationObserver(figure.recolour).observe(page, { attributeFilter: ["data-theme"] });
       narrow.addEventListener("change", figure.recolour);
       figure.dataset.drawn = Math.round(performance.now()); // milliseconds since the page was opened
