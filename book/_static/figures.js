@@ -322,10 +322,12 @@
   // Figures ---------------------------------------------------------------------------------------------------------
 
   /** A narrow screen has no room for wide margins, nor for a legend beside the plot. */
-  function adapt(layout) {
+  function adapt(layout, data) {
     delete layout.width;
     if (touch.matches) layout.dragmode ??= false; // a finger on a figure scrolls the page
     if (!narrow.matches) return;
+    const bars = [layout.coloraxis?.colorbar, ...data.map(({ colorbar, marker }) => colorbar ?? marker?.colorbar)];
+    if (bars.some((bar) => bar?.orientation === "h")) layout.margin = { ...layout.margin, b: (layout.margin?.b ?? 50) + 24 }; // its words stand aslant
     layout.margin = { ...layout.margin, l: Math.min(layout.margin?.l ?? 50, 50), r: Math.min(layout.margin?.r ?? 10, 10) };
     if (layout.legend?.orientation !== "h") layout.legend = { ...layout.legend, orientation: "h", x: 0, y: -0.2, yanchor: "top" };
   }
@@ -365,7 +367,7 @@
     layout.showlegend = false; // it is HTML, as title and menus are
     const above = layout.annotations?.some(({ yref, y }) => yref !== "y" && y >= 1); // the titles of panels
     layout.margin = { ...layout.margin, t: Math.min(layout.margin?.t ?? 50, above ? 40 : 20) };
-    adapt(layout);
+    adapt(layout, data);
     layout.template = template(base);
     figure.recolour = () => Plotly.relayout(plot, { template: template(base) });
     const drawn = Plotly.newPlot(plot, data, layout, CONFIG);
@@ -375,7 +377,6 @@
 
     const finish = async () => {
       await drawn;
-      await pause();
       if (frames.length) await Plotly.addFrames(plot, frames);
       const live = window.quantizedTraining?.live[layout.meta?.live?.kind]; // recomputed here (constraint.js), not stored
       const controls = live ? live(Plotly, plot, layout.meta.live, { element, freshId }) : [
@@ -397,15 +398,13 @@
 
   async function draw(figure) {
     if (figure.recolour) return; // printing came first
-    const Plotly = await loadPlotly();
-    await pause();
-    await paint(figure, Plotly);
+    await paint(figure, await loadPlotly());
   }
 
   /** One after the other, so that the first is not kept waiting by the rest. */
   let queue = Promise.resolve();
   function enqueue(figure) {
-    queue = queue.then(pause).then(() => draw(figure)).catch((error) => {
+    queue = queue.then(() => draw(figure)).then(pause).catch((error) => {
       figure.querySelector(".figure-plot").textContent = `This figure could not be drawn: ${error.message}`;
       console.error(error);
     });
