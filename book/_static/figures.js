@@ -89,6 +89,7 @@
       const options = { mode: "immediate", transition: { duration: 0 }, frame: { duration: 0, redraw } };
       await Plotly.animate(plot, args[0], options);
     } else await Plotly[method](plot, ...args);
+    await breakTitles(Plotly, plot);
     return plot.legend?.update();
   }
 
@@ -321,12 +322,39 @@
   // Figures ---------------------------------------------------------------------------------------------------------
 
   /** A narrow screen has no room for wide margins, nor for a legend beside the plot. */
-  function adapt(layout) {
+  function adapt(layout, data) {
     delete layout.width;
     if (touch.matches) layout.dragmode ??= false; // a finger on a figure scrolls the page
     if (!narrow.matches) return;
+    const bars = [layout.coloraxis?.colorbar, ...data.map(({ colorbar, marker }) => colorbar ?? marker?.colorbar)];
+    if (bars.some((bar) => bar?.orientation === "h")) layout.margin = { ...layout.margin, b: (layout.margin?.b ?? 50) + 24 }; // its words stand aslant
     layout.margin = { ...layout.margin, l: Math.min(layout.margin?.l ?? 50, 50), r: Math.min(layout.margin?.r ?? 10, 10) };
     if (layout.legend?.orientation !== "h") layout.legend = { ...layout.legend, orientation: "h", x: 0, y: -0.2, yanchor: "top" };
+  }
+
+  /** Axis titles that are longer than their figure is wide (or high) break into lines; again when the size or a menu changes it. */
+  function breakTitles(Plotly, plot) {
+    const brush = document.createElement("canvas").getContext("2d"), changes = {};
+    const whole = (plot.wholeTitles ??= {});
+    for (const [name, axis] of Object.entries(plot._fullLayout)) {
+      const [, letter, number] = /^([xy])axis(\d*)$/.exec(name) ?? [], text = axis?.title?.text;
+      const node = letter && text && plot.querySelector(`.infolayer .${letter}${number}title`);
+      if (!node) continue;
+      const title = whole[name]?.broken === text ? whole[name].text : text, words = title.split(" ");
+      brush.font = getComputedStyle(node).font;
+      const { _offset: start, _length: length } = axis, size = letter === "x" ? plot.clientWidth : plot.clientHeight;
+      const room = 2 * Math.min(start + length / 2, size - start - length / 2) - 8;
+      const lines = [];
+      for (const word of words) {
+        const longer = lines.length ? `${lines.at(-1)} ${word}` : word;
+        if (lines.length && brush.measureText(plain(longer)).width <= room) lines[lines.length - 1] = longer;
+        else lines.push(word);
+      }
+      const broken = lines.join("<br>");
+      whole[name] = { text: title, broken };
+      if (broken !== text) changes[`${name}.title.text`] = broken;
+    }
+    return Object.keys(changes).length ? Plotly.relayout(plot, changes) : null;
   }
 
   /** The figure, drawn at once; what plotly does later (frames, nothing else) is awaited. */
@@ -339,7 +367,7 @@
     layout.showlegend = false; // it is HTML, as title and menus are
     const above = layout.annotations?.some(({ yref, y }) => yref !== "y" && y >= 1); // the titles of panels
     layout.margin = { ...layout.margin, t: Math.min(layout.margin?.t ?? 50, above ? 40 : 20) };
-    adapt(layout);
+    adapt(layout, data);
     layout.template = template(base);
     figure.recolour = () => Plotly.relayout(plot, { template: template(base) });
     const drawn = Plotly.newPlot(plot, data, layout, CONFIG);
@@ -349,7 +377,6 @@
 
     const finish = async () => {
       await drawn;
-      await pause();
       if (frames.length) await Plotly.addFrames(plot, frames);
       const live = window.quantizedTraining?.live[layout.meta?.live?.kind]; // recomputed here (constraint.js), not stored
       const controls = live ? live(Plotly, plot, layout.meta.live, { element, freshId }) : [
@@ -359,6 +386,8 @@
       figure.append(wholeView(Plotly, plot), behind(Plotly, figure, plot));
       if (controls.length) plot.after(element("div", { class: "figure-controls" }, ...controls));
       await plot.legend.update();
+      await breakTitles(Plotly, plot);
+      plot.on("plotly_relayout", ({ autosize }) => autosize && breakTitles(Plotly, plot));
       new MutationObserver(figure.recolour).observe(page, { attributeFilter: ["data-theme"] });
       narrow.addEventListener("change", figure.recolour);
       figure.dataset.drawn = Math.round(performance.now()); // milliseconds since the page was opened
@@ -369,15 +398,13 @@
 
   async function draw(figure) {
     if (figure.recolour) return; // printing came first
-    const Plotly = await loadPlotly();
-    await pause();
-    await paint(figure, Plotly);
+    await paint(figure, await loadPlotly());
   }
 
   /** One after the other, so that the first is not kept waiting by the rest. */
   let queue = Promise.resolve();
   function enqueue(figure) {
-    queue = queue.then(pause).then(() => draw(figure)).catch((error) => {
+    queue = queue.then(() => draw(figure)).then(pause).catch((error) => {
       figure.querySelector(".figure-plot").textContent = `This figure could not be drawn: ${error.message}`;
       console.error(error);
     });

@@ -53,6 +53,6 @@ def test_a_blank_or_dark_figure_is_found(chromium, site):
     assert pdf.blank(page) == []
     first, second = (figure.get_attribute("id") for figure in page.query_selector_all(".plotly-figure")[:2])
     page.evaluate("id => document.getElementById(id).querySelectorAll('.main-svg').forEach(svg => svg.remove())", first)
-    page.evaluate("id => (document.getElementById(id).style.filter = 'invert(1)')", second)
+    page.evaluate("id => (document.getElementById(id).style.background = '#111')", second)
     assert pdf.blank(page) == [first, second]
     page.close()
