@@ -52,6 +52,24 @@ def _mean(values) -> float:
     return float(np.mean(values)) if values and np.isfinite(values).all() else -math.inf
 
 
+def searched(table: Sequence[Mapping], bits: int) -> dict[str, dict[str, dict[int, float]]]:
+    """Of a search: method -> setting -> seed -> score, the method with the best mean of a setting first; NaN where a run
+    diverged. Full precision is scored by its latent weights, the others rounded and re-estimated."""
+    column = SCORES["latent" if bits == FULL else ROUNDED]
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for row in table:
+        if row["bits"] == bits:
+            found.setdefault(row["method"], {}).setdefault(row["setting"], {})[row["seed"]] = float(row[column])
+    return dict(sorted(found.items(), key=lambda item: -max(_mean(x.values()) for x in item[1].values())))
+
+
+def best_setting(settings: Mapping[str, Mapping[int, float]]) -> tuple[str, float]:
+    """The setting with the best mean over its seeds, and that mean."""
+    means = {setting: _mean(scores.values()) for setting, scores in settings.items()}
+    best = max(means, key=means.get)
+    return best, means[best]
+
+
 def difference(scores: Scores, a: str, b: str) -> tuple[float, float, float]:
     """Mean of a - b over the seeds that both have, with its 95 % interval (Student's t); NaN for fewer than two."""
     common = sorted(set(scores[a]) & set(scores[b]))

@@ -58,3 +58,15 @@ def test_what_the_seeds_do_not_tell_from_the_best():
         "worse": {1: 0.50, 2: 0.52, 3: 0.511},
     }
     assert comparison.undecided(scores, list(scores)) == ["best", "as good"]
+
+
+def test_a_search_by_method_and_setting_the_best_first():
+    table = [row(m, s, x) | {"setting": k} for m, k, s, x in (
+        ("A", "lr 1", 0, 0.2), ("A", "lr 1", 1, 0.4), ("A", "lr 2", 0, 0.5), ("A", "lr 2", 1, math.nan),
+        ("B", "lr 1", 0, 0.35), ("B", "lr 1", 1, 0.33),
+    )]  # fmt: skip
+    found = comparison.searched([*table, row("C", 0, 0.9, 2) | {"setting": ""}], 1)
+    assert list(found) == ["B", "A"] and found["A"]["lr 1"] == {0: 0.2, 1: 0.4}
+    assert comparison.best_setting(found["A"]) == ("lr 1", pytest.approx(0.3)), "what diverged is not chosen"
+    full = [row("Full precision", 0, 0.7, FULL) | {"setting": "lr 1"}]
+    assert comparison.searched(full, FULL) == {"Full precision": {"lr 1": {0: 0.7}}}
