@@ -48,7 +48,7 @@ SOURCES = ("paper", "report", "BAMSProd", "Leconte et al.")
 SECTIONS = {
     "paper": ("Abstract", "1", "2", "3.1", "3.2", "3.3", "4", "5", "6", "7", "A", "B"),
     "report": ("1", "3.1", "3.2", "3.4"),
-    "BAMSProd": ("Abstract", "1", "3", "4", "5", "question"),
+    "BAMSProd": ("Abstract", "1", "3", "4", "5", "6", "7", "question"),
     "Leconte et al.": ("ASkewSGD paper",),
 }
 #: Fields of a claim; the head of data/paper/claims.yml explains them.
