@@ -14,8 +14,8 @@ import torch
 from quantized_training import layers
 
 from . import results
-from .arguments import integer_from
 from .statistics import plus_minus
+from .tasks.arguments import integer_from
 from .vision import grid, sweep
 from .vision.distributed import distributed, place
 from .vision.grid import Cell, Profile

@@ -7,8 +7,8 @@ import os
 import sys
 
 from .. import results
-from ..arguments import integer_from
 from ..runner import check, make, need_devices
+from ..tasks.arguments import integer_from
 from . import choose, experiments
 
 NO_HOURS = "all that need neither a GPU nor hours"

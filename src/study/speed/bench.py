@@ -38,9 +38,9 @@ from quantized_training.adaptive import BAMSProd, Bop
 from quantized_training.constraints import pieces
 from quantized_training.optimizer import QuantizedOptimizer
 
-from ..arguments import integer_from
 from ..methods import BINARY
 from ..tasks import logistic, moons
+from ..tasks.arguments import integer_from
 from ..tasks.ensembles import Ensemble, train
 from ..vision.networks import resnet18
 

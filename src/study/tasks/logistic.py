@@ -14,10 +14,9 @@ from torch.nn.functional import softplus
 
 from quantized_training.levels import Levels
 
-from .. import arguments
 from ..methods import BINARY
 from ..theory.foundations import logistic_hessian
-from . import ensembles
+from . import arguments, ensembles
 from .ensembles import draw_order, methods
 
 SAMPLES, DIMENSION, BATCH, EPOCHS = 6000, 10, 1000, 25

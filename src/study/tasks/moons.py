@@ -21,9 +21,8 @@ from torch.nn.functional import softplus
 
 from quantized_training.levels import Levels
 
-from .. import arguments
 from ..methods import BINARY
-from . import ensembles
+from . import arguments, ensembles
 from .ensembles import draw_order, methods
 
 SAMPLES, TEST_SAMPLES, HIDDEN, BATCH, EPOCHS = 2000, 200, 3, 100, 25

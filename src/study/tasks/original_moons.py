@@ -19,9 +19,8 @@ from quantized_training.methods import SGDA, ASkew, BinaryConnect, FullPrecision
 from quantized_training.optimizer import QuantizedOptimizer
 from quantized_training.schedules import Linear
 
-from .. import arguments
 from ..methods import BINARY
-from . import moons
+from . import arguments, moons
 from .ensembles import draw_order, rounding_noise
 
 HIDDEN, SAMPLES, TEST_SAMPLES, BATCH, EPOCHS = 3, 2000, 200, 100, 50

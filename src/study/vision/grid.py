@@ -22,10 +22,10 @@ from quantized_training.levels import Levels
 from quantized_training.methods import BinaryConnect, Method
 from quantized_training.schedules import Cosine
 
-from ..arguments import integer
 from ..datasets import image_sets
 from ..methods import METHODS as TABLE
 from ..results import Value
+from ..tasks.arguments import integer
 from . import checkpoints, distributed, networks
 from .training import Diverged, Run, train_images
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from ..arguments import integer
+from ..tasks.arguments import integer
 
 SHORTCUTS = ("projection", "identity")
 

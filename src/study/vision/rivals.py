@@ -20,7 +20,7 @@ from quantized_training.methods import Method, ProxQuant, straight_through_mask
 from quantized_training.methods.prox_quant import prox_l1
 from quantized_training.optimizer import QuantizedOptimizer
 
-from ..arguments import integer, positive
+from ..tasks.arguments import integer, positive
 
 
 class FrozenProxQuant(ProxQuant):

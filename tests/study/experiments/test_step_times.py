@@ -10,7 +10,6 @@ import torch
 
 from quantized_training import StraightThrough
 from study.experiments import step_times
-from study.speed import task_3
 from study.vision import tuned
 from study.vision.grid import FULL
 
@@ -48,6 +47,6 @@ def test_a_slow_step_is_seen(monkeypatch):
 
 
 def test_noise_has_the_shape_of_images():
-    data = task_3.blank(tuned.PROTOCOLS["subset"], 3)
+    data = step_times.blank(tuned.PROTOCOLS["subset"], 3)
     assert data.train_x.shape == (192, 3, 32, 32) and data.train_x.dtype == torch.uint8
     assert 120 < data.train_x.double().mean() < 135 and set(data.train_y.tolist()) == set(range(10))
