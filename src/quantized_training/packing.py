@@ -2,7 +2,9 @@
 
 A file is 8 bytes that name the format, the SHA-256 of everything behind it, the length of a JSON header (8 bytes, little
 endian), the header, and the tensors one after the other. The header lists them by name with shape, type and, where a tensor is
-packed, its levels; the other parameters and buffers are stored as they are. With the hash in front, any change is noticed.
+packed, its levels; the other parameters and buffers are stored as they are. The scales of a packed tensor follow its codes; a
+tensor that is stored under another name already has that name as `same` and no bytes. With the hash in front, any change is
+noticed.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ def bits(levels: Levels) -> int:
     raise ValueError(f"{len(levels.values)} levels do not fit into 4 bits; allowed are up to 16")
 
 
-def pack(w: Tensor, levels: Levels, name: str = "the tensor") -> Tensor:
+def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | None = None) -> Tensor:
     """Weights that lie on the levels, as uint8 of shape (ceil(n * bits / 8),): the first weight in the lowest bits.
 
+    scale: the weights lie on the levels times it, multiplied in its own precision; a number, or a shape that broadcasts.
     Raises ValueError, with the name, where a weight lies on no level.
 
     >>> pack(torch.tensor([1.0, -1.0, 1.0]), Levels.binary()).tolist() == [0b101]
@@ -47,13 +50,15 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor") -> Tensor:
     """
     b = bits(levels)
     w = w.detach().cpu().contiguous()
-    off = levels.nearest(w) != w  # NaN, too
+    codes = levels.cell(w if scale is None else w.to(scale.dtype) / scale.cpu())
+    off = _values(codes, levels, w.dtype, scale) != w  # NaN, too
     if off.any():
         raise ValueError(
             f"{name}: {int(off.sum())} of {w.numel()} weights lie on no level, the first is {w[off][0]:.9g}; the levels are "
-            f"{levels.values} (pack inside `with optimizer.quantized():`)"
+            f"{levels.values}{'' if scale is None else ' times a scale'} (pack what `finish` returns, or inside "
+            "`with optimizer.quantized():`)"
         )
-    codes = levels.cell(w).flatten().to(torch.uint8)
+    codes = codes.flatten().to(torch.uint8)
     per_byte = 8 // b
     codes = torch.nn.functional.pad(codes, (0, -len(codes) % per_byte)).view(-1, per_byte)
     packed = torch.zeros(len(codes), dtype=torch.uint8)
@@ -62,7 +67,20 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor") -> Tensor:
     return packed
 
 
-def unpack(packed: Tensor, levels: Levels, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+def _values(codes: Tensor, levels: Levels, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
+    """The weights whose levels have the numbers `codes`."""
+    if scale is None:
+        return torch.tensor(levels.values, dtype=dtype)[codes]
+    return (scale.cpu() * torch.tensor(levels.values, dtype=scale.dtype)[codes]).to(dtype)
+
+
+def unpack(
+    packed: Tensor,
+    levels: Levels,
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    scale: Tensor | None = None,
+) -> Tensor:
     """The weights of `shape` that `pack` took, exactly. Raises ValueError where the bytes cannot be those of such weights.
 
     >>> unpack(torch.tensor([0b101], dtype=torch.uint8), Levels.binary(), shape=(3,)).tolist()
