@@ -95,7 +95,7 @@ def groups(
     them), or "3x3 only" (3 x 3 convolutions but the first and last layer; what the authors of ASkewSGD quantise in their
     ImageNet code, whose first layer is 7 x 7). In a ResNet whose shortcuts have no parameters the last two are the same.
     Biases, learned scales and the parameters of normalisation are never quantised. A table of nn.Embedding is where a linear
-    layer shares it, and with embeddings=True (except under "3x3 only").
+    layer shares it or `scale_layers` scaled it, and with embeddings=True (except under "3x3 only").
 
     levels: the levels of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own,
     whose levels are `levels` times `least_squares_scale` of its weights as they are now. The reason: weights start with
@@ -120,9 +120,9 @@ def groups(
         raise ValueError("scaled=True needs levels, e.g. Levels.integers(4): they are what is scaled")
     found = _layers(model)
     layers = {name: _kind(name, module, list(found)) for name, module in found.items()}
-    if embeddings:
-        tables = [name for name in _layers(model, nn.Embedding) if name not in layers]
-        layers |= dict.fromkeys(tables, "embeddings")
+    for name, module in _layers(model, nn.Embedding).items():
+        if name not in layers and (embeddings or scale_of(module)):
+            layers[name] = "embeddings"
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer and no convolution: there is nothing to quantise")
     kinds, chosen = _kinds(model, layers), set(layers.values())

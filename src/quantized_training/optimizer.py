@@ -11,6 +11,7 @@ from torch import Tensor
 from .levels import Levels
 from .methods import Method
 from .methods.base import chunks
+from .progress import Progress
 
 
 def whole(t: Tensor) -> Tensor:
@@ -194,33 +195,52 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         return loss
 
     @contextmanager
-    def _show(self, view: str, weights: Callable[[Tensor, dict], Tensor]) -> Iterator[None]:
+    def _show(self, view: str, weights: Callable[[Tensor, Levels], Tensor]) -> Iterator[None]:
         if self._view is not None:
             raise RuntimeError(f"already inside `with optimizer.{self._view}():`")
         # _latent may raise, so all of them come before the first change
-        latents = [(group, p, self._latent(p)) for group, p in self._quantized_parameters()]
-        held = [(p, p.detach().clone()) for _, p, _ in latents]
+        latents = [(group["levels"], p, self._latent(p)) for group, p in self._quantized_parameters()]
+        held = [p.detach().clone() for _, p, _ in latents]
         with torch.no_grad():
-            for group, p, latent in latents:
-                p.copy_(weights(latent, group))
+            for levels, p, latent in latents:
+                for x, w in chunks(p.detach(), latent.detach()):
+                    x.copy_(weights(w, levels))
         self._view = view
         try:
             yield
+            for (levels, p, latent), value in zip(latents, held, strict=True):  # versions would miss `p.data.copy_`
+                for x, w in chunks(p.detach(), value if latent is p else latent):
+                    if not torch.equal(x.nan_to_num(), weights(w, levels).nan_to_num()):
+                        raise RuntimeError(
+                            f"a parameter of shape {tuple(p.shape)} was written to inside `with optimizer.{view}():`; what was "
+                            "written is lost. `finish` returns a copy that may be changed"
+                        )
         finally:
             self._view = None
             with torch.no_grad():
-                for p, value in held:
+                for (_, p, _), value in zip(latents, held, strict=True):
                     p.copy_(value)
                     if not self.method.forward_is_latent:
                         self.state[p]["version"] = p._version
 
     def quantized(self):
-        """Context in which every quantised parameter lies exactly on its levels (the latent weights, rounded)."""
-        return self._show("quantized", lambda latent, group: group["levels"].nearest(latent))
+        """Context in which every quantised parameter lies exactly on its levels (the latent weights, rounded).
+
+        A quick look: what is kept of it, a state_dict for example, changes back at its end; `finish` returns a copy. Here and
+        in `latent()` the weights may only be read: RuntimeError at the end where they were not.
+        """
+        return self._show("quantized", lambda latent, levels: levels.nearest(latent))
 
     def latent(self):
         """Context in which every quantised parameter holds its latent weights."""
-        return self._show("latent", lambda latent, group: latent)
+        return self._show("latent", lambda latent, levels: latent)
+
+    def progress(self, most: int = 2**17) -> Progress:
+        """How far the latent weights have come. most: a larger group is judged by that many of its weights, the same at each
+        call, which costs about as much as a step of so few. RuntimeError inside `quantized()` and `latent()`."""
+        if self._view is not None:
+            raise RuntimeError(f"progress() inside `with optimizer.{self._view}():`: leave the block first")
+        return Progress.of(self, most)
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs: the base optimizer's state, latent weights, dual variables, annealing."""

@@ -94,7 +94,7 @@ def unpack(
     codes = torch.stack([(packed >> (b * i)) & (2**b - 1) for i in range(8 // b)], dim=1).flatten()[:n].long()
     if n and int(codes.max()) >= len(levels.values):
         raise ValueError(f"the bytes hold the code {int(codes.max())}, but there are only {len(levels.values)} levels")
-    return torch.tensor(levels.values, dtype=dtype)[codes].view(shape)
+    return _values(codes.view(shape), levels, dtype, scale)
 
 
 def _bytes(t: Tensor) -> bytes:
@@ -102,39 +102,54 @@ def _bytes(t: Tensor) -> bytes:
     return ctypes.string_at(t.data_ptr(), t.numel() * t.element_size())  # torch's own way needs numpy
 
 
-def save(path: str | Path, model: nn.Module, groups: Iterable[dict]) -> int:
-    """Write parameters and buffers of a model to one file, those of quantised groups packed; returns its size in bytes.
+def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = None) -> int:
+    """Write parameters and buffers of a model to one file, quantised ones packed; returns its size in bytes.
 
-    groups: the optimizer's parameter groups, each with `quantize` (default True, as in `QuantizedOptimizer`) and `levels`.
-    Call it inside `with optimizer.quantized():`. Raises ValueError, with the parameter's name, where a weight lies on no
-    level, and where a quantised group has no levels or parameters that are not the model's; then nothing is written.
+    model: what `finish` returned; or any, with the optimizer's parameter groups, each with `quantize` (default True, as in
+    `QuantizedOptimizer`) and `levels`, inside `with optimizer.quantized():`. Raises ValueError, with the parameter's name,
+    where a weight lies on no level, and where a quantised group has no levels or parameters that are not the model's; then
+    nothing is written.
 
     >>> model, path = nn.Linear(1024, 8, bias=False), tempfile.mkdtemp() + "/model.qt"
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters()), BinaryConnect(Levels.binary()))
-    >>> with optimizer.quantized():
-    ...     size = packing.save(path, model, optimizer.param_groups)
+    >>> size = packing.save(path, finish(model, optimizer))
     >>> size < 4 * 1024 * 8 / 25  # 1 bit instead of 32, and a header
     True
     """
     names = {p: name for name, p in model.named_parameters()}
-    levels_of: dict[str, Levels] = {}
-    for group in groups:
+    known: dict[Tensor, tuple[Levels, Tensor | None]] = {}
+    if groups is None:
+        if not hasattr(model, "quantization"):
+            raise ValueError("pack what `finish` returned, or name the optimizer's groups: save(path, model, groups)")
+        known = {p: model.quantization[name] for p, name in names.items() if name in model.quantization}
+    for group in groups or ():
         for p in group["params"]:
             if p not in names:
                 raise ValueError(f"a group has a parameter of shape {tuple(p.shape)} that is not one of the model's")
             if group.get("quantize", True):
                 if not isinstance(group.get("levels"), Levels):
                     raise ValueError(f"{names[p]}: its group is quantised and has no levels")
-                levels_of[names[p]] = group["levels"]
-    header, payload = [], []
-    for name, t in model.state_dict().items():
+                known[p] = (group["levels"], None)
+    header, payload, first = [], [], {}
+    for name, t in model.state_dict(keep_vars=True).items():
         dtype = str(t.dtype).removeprefix("torch.")
         if dtype not in DTYPES:
             raise ValueError(f"{name}: tensors of type {dtype} cannot be stored; allowed are {', '.join(DTYPES)}")
-        levels = levels_of.get(name)
-        payload.append(_bytes(pack(t, levels, name) if levels else t))
-        entry = {"name": name, "shape": list(t.shape), "dtype": dtype, "bytes": len(payload[-1])}
-        header.append(entry | ({"levels": levels.values} if levels else {}))
+        levels, scale = known.get(t, (None, None))
+        entry = {"name": name, "shape": list(t.shape), "dtype": dtype, "bytes": 0}
+        header.append(entry)
+        if t in first:
+            entry["same"] = first[t]
+            continue
+        first[t] = name
+        data = _bytes(pack(t, levels, name, scale) if levels else t)
+        if levels:
+            entry["levels"] = levels.values
+        if scale is not None:
+            entry["scale"] = [list(scale.shape), str(scale.dtype).removeprefix("torch.")]
+            data += _bytes(scale)
+        entry["bytes"] = len(data)
+        payload.append(data)
     head = json.dumps(header, separators=(",", ":")).encode()
     body = b"".join([len(head).to_bytes(8, "little"), head, *payload])
     content = MAGIC + hashlib.sha256(body).digest() + body
@@ -143,7 +158,8 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict]) -> int:
 
 
 def contents(path: str | Path) -> list[dict]:
-    """What a file holds, tensor by tensor: name, shape, dtype, bytes, where packed `levels`, and `data` (uint8).
+    """What a file holds, tensor by tensor: name, shape, dtype, bytes, `data` (uint8), where packed `levels`, where scaled
+    `scale`, and `same`, the name under which a shared tensor is stored.
 
     Raises ValueError naming a file that is damaged or no such file.
 
@@ -169,6 +185,10 @@ def contents(path: str | Path) -> list[dict]:
         entry["shape"] = tuple(entry["shape"])
         if "levels" in entry:
             entry["levels"] = Levels(tuple(entry["levels"]))
+        if "scale" in entry:
+            (shape, dtype), size = entry["scale"], torch.Size(entry["scale"][0]).numel()
+            entry["data"], tail = part.split([len(part) - size * DTYPES[dtype].itemsize, size * DTYPES[dtype].itemsize])
+            entry["scale"] = tail.clone().view(DTYPES[dtype]).reshape(shape)
     return entries
 
 
@@ -185,8 +205,10 @@ def load(path: str | Path) -> dict[str, Tensor]:
     state = {}
     for entry in contents(path):
         dtype = DTYPES[entry["dtype"]]
-        if "levels" in entry:
-            state[entry["name"]] = unpack(entry["data"], entry["levels"], entry["shape"], dtype)
+        if "same" in entry:
+            state[entry["name"]] = state[entry["same"]]
+        elif "levels" in entry:
+            state[entry["name"]] = unpack(entry["data"], entry["levels"], entry["shape"], dtype, entry.get("scale"))
         else:
             state[entry["name"]] = entry["data"].clone().view(dtype).reshape(entry["shape"])
     return state

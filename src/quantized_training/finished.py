@@ -1,0 +1,160 @@
+"""From training to a finished model: a copy whose weights lie on their levels and stay there, and its files."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import packing
+from .layers import SCALED, reestimate_batch_norm
+from .methods import Method
+from .optimizer import QuantizedOptimizer
+from .scales import scale_of
+
+NEEDED = {".qt": (), ".pt": (), ".pt2": (), ".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
+
+
+@torch.no_grad()
+def finish(
+    model: nn.Module,
+    optimizer: QuantizedOptimizer,
+    batches: Iterable | None = None,
+    forward: Callable[[nn.Module, object], object] | None = None,
+    latent: dict[str, Tensor] | None = None,
+) -> nn.Module:
+    """A copy of the model with its quantised weights exactly on their levels; nothing in it changes when training goes on.
+
+    The copy is an ordinary module for any tool, in evaluation mode and without gradients. Scaled layers become ordinary ones
+    whose weights are the levels times the scales; weights that layers share stay shared. Its `quantization` has, by the names
+    of its quantised parameters, (levels, scale), None where a layer was not scaled.
+
+    batches: re-estimate the statistics of batch normalisation from them (`reestimate_batch_norm`), which belong to the
+    weights before rounding. forward(copy, batch): what is done with a batch, by default copy(batch), or copy(batch[0]) of a
+    tuple or list. latent: a state_dict of the model with latent weights (an average of them) to be rounded in place of the
+    optimizer's. README shows early stopping and averages.
+
+    Raises ValueError where none of the optimizer's quantised parameters is the model's, or a scaled layer has another
+    parametrisation, too; FloatingPointError where a weight is not finite; RuntimeError inside `with optimizer.quantized():` or
+    `latent()` and where `latent` is of another model.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> factors = scale_layers(model, Levels.binary(), per="channel")
+    >>> base = torch.optim.SGD(groups(model), lr=0.1)
+    >>> finished = finish(model, QuantizedOptimizer(base, ASkew(Levels.binary())))
+    >>> torch.allclose(finished[0].weight.abs(), factors["0"].float()[:, None].expand(3, 4)), list(finished.state_dict())
+    (True, ['0.weight', '0.bias', '2.weight', '2.bias'])
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    levels = {p: group["levels"] for group in optimizer.param_groups if group["quantize"] for p in group["params"]}
+    names = {name: levels[p] for name, p in model.named_parameters() if p in levels}
+    if not names:
+        raise ValueError(f"none of the optimizer's quantised parameters belongs to this {type(model).__name__}")
+    with optimizer.quantized() if latent is None else nullcontext():
+        finished = copy.deepcopy(model)
+    if latent is not None:
+        finished.load_state_dict(latent)
+    finished.eval().requires_grad_(False).zero_grad()
+    parameters, merged = dict(finished.named_parameters()), {}
+    for name, levels in names.items():
+        p = parameters[name]
+        if not p.isfinite().all():
+            raise FloatingPointError(f"{name} has weights that are NaN or infinite: there is no level for them")
+        p.copy_(levels.nearest(p))
+    finished.quantization = {name.replace(SCALED, "weight"): (levels, None) for name, levels in names.items()}
+    for name, module in list(finished.named_modules()):
+        if (scale := scale_of(module)) is None:
+            continue
+        if len(module.parametrizations) + len(module.parametrizations.weight) > 2:
+            raise ValueError(f"{name or 'the model'} has other parametrisations beside its scale; remove them first")
+        v, own = module.parametrizations.weight.original, f"{name}.weight".removeprefix(".")
+        if v not in merged:
+            merged[v] = nn.Parameter(scale.value * v, requires_grad=False)
+        if own in finished.quantization:
+            finished.quantization[own] = (finished.quantization[own][0], scale.value.clone())
+        module.__class__ = type(module).__bases__[0]  # torch's own way would change the model's class, too
+        del module.parametrizations
+        module._parameters = {"weight": merged[v], **module._parameters}  # first, as in an ordinary layer
+    if batches is not None:
+        reestimate_batch_norm(finished, batches, None if forward is None else lambda batch: forward(finished, batch))
+    return finished
+
+
+def export(finished: nn.Module, path: str | Path, example: tuple | None = None) -> None:
+    """Write what `finish` returned; the path's ending says how. Weights that layers share are stored once.
+
+    .qt: 1, 2 or 4 bits per weight (`packing.load` gives the state_dict). .pt: the state_dict, for torch.load. .safetensors: for
+    safetensors.torch.load_model. .pt2: a program for torch.export.load. .onnx. The last two are made with `example`, a
+    tuple of inputs. Raises ImportError that says what to install, ValueError for another ending, without an example where
+    one is needed, and for another module. The file is whole or not there.
+
+    >>> model, path = nn.Linear(3, 2), tempfile.mkdtemp() + "/model.pt2"
+    >>> finished = finish(model, QuantizedOptimizer(torch.optim.SGD(groups(model)), ASkew(Levels.binary())))
+    >>> export(finished, path, example=(torch.ones(1, 3),))
+    >>> torch.equal(torch.export.load(path).module()(x := torch.randn(1, 3)), finished(x))
+    True
+    """
+    path, kind = Path(path), Path(path).suffix
+    if kind not in NEEDED:
+        raise ValueError(f"{path.name}: the ending must be one of {', '.join(NEEDED)}")
+    if missing := [name for name in NEEDED[kind] if find_spec(name) is None]:
+        raise ImportError(f"to write {kind} files: pip install {' '.join(missing)}")
+    if not hasattr(finished, "quantization"):
+        raise ValueError(
+            f"this {type(finished).__name__} is not what `finish` returned: its weights may lie on no level"
+        )
+    if example is None and kind in (".pt2", ".onnx"):
+        raise ValueError(f"{kind} files are made with an example, a tuple of inputs: export(finished, path, (x,))")
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        if kind == ".qt":
+            packing.save(beside, finished)
+        elif kind == ".pt":
+            torch.save(finished.state_dict(), beside)
+        elif kind == ".pt2":
+            torch.export.save(torch.export.export(finished, example), beside)
+        elif kind == ".onnx":
+            torch.onnx.export(
+                finished, example, str(beside), dynamo=True, external_data=False, optimize=False, verbose=False
+            )
+        else:
+            from safetensors.torch import save_model
+
+            save_model(finished, str(beside))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def switch_method(optimizer: QuantizedOptimizer, method: Method) -> QuantizedOptimizer:
+    """A new optimizer that goes on with another method from the same latent weights; use it in place of the old one.
+
+    The base optimizer keeps its state, schedulers on either go on. Groups that had the old method's levels get those of the
+    new one. Raises as the constructor does; then nothing is changed.
+
+    >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
+    >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))
+    >>> w.tolist(), switch_method(optimizer, SGDA(Levels.binary())).method.epsilon, w.tolist()
+    ([1.0, -1.0], 0.5, [0.25, -0.5])
+    """
+    old, groups = optimizer.method.levels, optimizer.param_groups
+    levels = [getattr(method, "levels", old) if group["levels"] == old else group["levels"] for group in groups]
+    trial = [  # the same groups without weights: what is wrong is said before anything is changed
+        {**group, "levels": q, "params": [nn.Parameter(p.new_empty(0)) for p in group["params"]]}
+        for group, q in zip(groups, levels, strict=True)
+    ]
+    QuantizedOptimizer(torch.optim.SGD(trial, lr=0.0), method)
+    with optimizer.latent():
+        latents = [(p, p.detach().clone()) for group in groups if group["quantize"] for p in group["params"]]
+    for p, latent in latents:
+        p.copy_(latent)
+    for group, q in zip(groups, levels, strict=True):
+        group["levels"] = q
+    return QuantizedOptimizer(optimizer.base, method)
