@@ -121,11 +121,11 @@ def test_every_method_trains_every_kind_of_layer(name, per, learned):
     x, y = torch.randint(0, 20, (32, 6)), torch.randint(0, 5, (32,))
     before = model(x)
     factors = scale_layers(model, method.levels, per=per, learned=learned, embeddings=True)
-    assert list(factors) == ["one", "two", "last", "table"] or set(factors) == {"one", "two", "last", "table"}
+    assert set(factors) == {"one", "two", "last", "table"}
     torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
     optimizer = QuantizedOptimizer(torch.optim.SGD(groups(model), lr=0.02, momentum=0.9), method)
     kinds = {g["kind"] for g in optimizer.param_groups if g["quantize"]}
-    assert kinds == {"first layer", "2x2 convolutions", "last layer", "embeddings"} or "embeddings" in kinds
+    assert kinds == {"first layer", "3x3 convolutions", "last layer", "embeddings"}
     losses = []
     for _ in range(40):
         optimizer.zero_grad()
