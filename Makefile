@@ -50,7 +50,7 @@ check-results: setup  ## recompute a sample of data/results and report what diff
 
 bench: setup  ## time many seeds in one run against one by one, and a step of each method against SGD; measure its memory
 	$(PY) -m study.speed.bench
-	$(PY) -m study.speed.memory
+	KINETO_LOG_LEVEL=99 $(PY) -m study.speed.memory  # torch's profiler is talkative
 
 look: book browser  ## time to the first figure of each page on this machine, and what the pages weigh
 	$(PY) book/look.py

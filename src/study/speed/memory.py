@@ -6,7 +6,6 @@ torch's profiler notes every allocation on the CPU, those inside an operation to
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -52,7 +51,6 @@ class Bytes(NamedTuple):
 
 def allocated(run: Callable[[], object]) -> tuple[int, int]:
     """(most, left): bytes that `run` has allocated and not given back, at its worst moment and at its end."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler is talkative
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         kept = run()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
