@@ -32,12 +32,12 @@ def finish(
     """A copy of the model with its quantised weights exactly on their levels; nothing in it changes when training goes on.
 
     The copy is an ordinary module for any tool, in evaluation mode and without gradients. Scaled layers become ordinary ones
-    whose weights are the levels times the scales; weights that layers share stay shared. Its `quantization` has, by the names
-    of its quantised parameters, (levels, scale), None where a layer was not scaled.
+    with levels times scales as weights; shared weights stay shared. `quantization` of the copy: the names of its quantised
+    parameters -> (levels, scale or None).
 
     batches: re-estimate the statistics of batch normalisation from them (`reestimate_batch_norm`), which belong to the
     weights before rounding. forward(copy, batch): what is done with a batch, by default copy(batch), or copy(batch[0]) of a
-    tuple or list. latent: a state_dict of the model with latent weights (an average of them) to be rounded in place of the
+    tuple or list. latent: a state_dict of the model with latent weights (their average) to be rounded in place of the
     optimizer's. README shows early stopping and averages.
 
     Raises ValueError where none of the optimizer's quantised parameters is the model's, or a scaled layer has another
@@ -86,13 +86,13 @@ def finish(
     return finished
 
 
-def export(finished: nn.Module, path: str | Path, example: tuple | None = None) -> None:
+def export(finished: nn.Module, path: str | Path, example: tuple | None = None, dynamic_shapes: object = None) -> None:
     """Write what `finish` returned; the path's ending says how. Weights that layers share are stored once.
 
-    .qt: 1, 2 or 4 bits per weight (`packing.load` gives the state_dict). .pt: the state_dict, for torch.load. .safetensors: for
-    safetensors.torch.load_model. .pt2: a program for torch.export.load. .onnx. The last two are made with `example`, a
-    tuple of inputs. Raises ImportError that says what to install, ValueError for another ending, without an example where
-    one is needed, and for another module. The file is whole or not there.
+    .qt: 1, 2 or 4 bits per weight (`packing.load` gives the state_dict). .pt: the state_dict. .safetensors: for its load_model.
+    .pt2: for torch.export.load. .onnx. The last two are made with `example`, a tuple of inputs whose sizes are fixed but for
+    `dynamic_shapes`, as in torch.export. Raises ImportError that says what to install, ValueError for another ending, a
+    missing example and another module. The file is whole or not there.
 
     >>> model, path = nn.Linear(3, 2), tempfile.mkdtemp() + "/model.pt2"
     >>> finished = finish(model, QuantizedOptimizer(torch.optim.SGD(groups(model)), ASkew(Levels.binary())))
@@ -107,7 +107,7 @@ def export(finished: nn.Module, path: str | Path, example: tuple | None = None) 
         raise ImportError(f"to write {kind} files: pip install {' '.join(missing)}")
     if not hasattr(finished, "quantization"):
         raise ValueError(
-            f"this {type(finished).__name__} is not what `finish` returned: its weights may lie on no level"
+            f"export takes what `finish` returned: the weights of this {type(finished).__name__} may be latent"
         )
     if example is None and kind in (".pt2", ".onnx"):
         raise ValueError(f"{kind} files are made with an example, a tuple of inputs: export(finished, path, (x,))")
@@ -118,11 +118,10 @@ def export(finished: nn.Module, path: str | Path, example: tuple | None = None) 
         elif kind == ".pt":
             torch.save(finished.state_dict(), beside)
         elif kind == ".pt2":
-            torch.export.save(torch.export.export(finished, example), beside)
-        elif kind == ".onnx":
-            torch.onnx.export(
-                finished, example, str(beside), dynamo=True, external_data=False, optimize=False, verbose=False
-            )
+            torch.export.save(torch.export.export(finished, example, dynamic_shapes=dynamic_shapes), beside)
+        elif kind == ".onnx":  # optimised, it would hold the transpose of a shared weight beside it
+            options = {"dynamo": True, "external_data": False, "optimize": False, "verbose": False}
+            torch.onnx.export(finished, example, str(beside), dynamic_shapes=dynamic_shapes, **options)
         else:
             from safetensors.torch import save_model
 

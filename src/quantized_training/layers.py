@@ -54,15 +54,14 @@ def _check(name: str, module: nn.Module, levels: Levels | None) -> None:
     """Raise ValueError where the weights of a layer cannot be put on levels."""
     if not isinstance(_weight(module), nn.Parameter):
         raise ValueError(
-            f"the weight of {name or 'the model'} is no parameter but made of others (weight_norm?), which would be put on "
-            "the levels in its place; remove the parametrisation first"
+            f"the weight of {name} is made of others, which would be quantised (weight_norm?): remove that"
         )
     if isinstance(module, nn.Embedding):
         if module.sparse or module.max_norm is not None:
-            raise ValueError(f"{name or 'the model'}: an embedding with sparse=True or max_norm cannot be quantised")
+            raise ValueError(f"{name}: an embedding with sparse=True or max_norm cannot be quantised")
         if module.padding_idx is not None and levels is not None and 0.0 not in levels.values:
             raise ValueError(
-                f"{name or 'the model'}: its row of zeros (padding_idx={module.padding_idx}) lies on none of {levels.values}"
+                f"{name}: its row of zeros (padding_idx={module.padding_idx}) is on none of {levels.values}"
             )
 
 
@@ -106,9 +105,8 @@ def groups(
     fit every layer's gap; `scale_layers` avoids that.
 
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError for an
-    unknown `quantize`, where it leaves nothing to quantise, for scaled=True without levels, and for layers whose weights
-    cannot be put on levels: weight_norm and its like; embeddings with sparse gradients, max_norm, or a row of zeros
-    (padding_idx) where 0 is no level.
+    unknown `quantize`, where it leaves nothing to quantise, for scaled=True without levels, and for weights that cannot be put
+    on levels: under weight_norm and its like; embeddings with sparse gradients, max_norm, or zeros where 0 is no level.
 
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     >>> [(g["kind"], g["quantize"]) for g in groups(model)]
@@ -136,7 +134,7 @@ def groups(
         )
     for name, kind in layers.items():
         if kind in chosen:
-            _check(name, model.get_submodule(name), levels)
+            _check(name or "the model", model.get_submodule(name), levels)
     parameters, result = dict(model.named_parameters()), []
     for kind in sorted(set(kinds.values()), key=_place_in_table):
         names = [name for name, k in kinds.items() if k == kind]
@@ -158,18 +156,17 @@ def scale_layers(
 ) -> dict[str, float | Tensor]:
     """Scaled levels, written as a scaled layer: each layer that `groups` would quantise uses s v as its weight, v = w / s.
 
-    per: "layer", or "channel" for an s for each output channel (a row of an embedding). s is the `least_squares_scale` of these
-    weights. The network computes what it did before, and w lies on the levels times s exactly where the parameter v lies on
-    `levels`: all layers share one codebook, and one epsilon or clip means the same in each. What arrives at v as its gradient
-    is the gradient in w divided by s (the chain rule would multiply): so a step of SGD on v, with momentum and weight decay,
-    moves w exactly as the step on w would, whatever s is.
+    per: "layer", or "channel" for an s for each output channel (row of an embedding): the `least_squares_scale` of its weights.
+    The network computes what it did before, and w lies on the levels times s exactly where the parameter v lies on `levels`:
+    all layers share one codebook, and one epsilon or clip means the same in each. What arrives at v as its gradient is the
+    gradient in w divided by s (the chain rule would multiply): so a step of SGD on v, with momentum and weight decay, moves w
+    exactly as the step on w would, whatever s is.
 
-    learned: s is a parameter too, with the gradient scale of LSQ (Esser et al., 2020, section 2.2): the gradient in s is
-    sum_i g_i v_i / sqrt(n Q), with g the gradient in w, v_i what the method's forward pass has there, n the number of weights
-    that share s and Q the largest level. This fits every method, those without rounding, too. What differs from LSQ: a step of
-    s leaves v and with it the rounding as it is, and moves s v; LSQ keeps s v, so that its v_i less the latent one stands in
-    the sum, and a step of s changes roundings. s starts at the least-squares fit, not at 2 mean|w| / sqrt(Q). Activations
-    are not quantised. The groups' kind "scales" can have a learning rate of its own.
+    learned: s is a parameter too (group "scales"), with the gradient scale of LSQ (Esser et al., 2020, section 2.2): the
+    gradient in s is sum_i g_i v_i / sqrt(n Q), with g that in w, v_i what the method's forward pass has there, n the number of
+    weights that share s and Q the largest level. That fits every method. LSQ's own equation (3) has v_i less the latent one
+    inside the hull, because a step of s keeps its latent weights s v and may change roundings; here it keeps v and with it
+    the rounding. s starts at the least-squares fit, not at 2 mean|w| / sqrt(Q).
 
     Where layers share a weight, they share s; the name is that of the first. Returns the factors by the layers' names, for
     channels as tensors. Make the groups afterwards, with scaled=False. Raises ValueError as `groups` does, for a layer that
@@ -195,9 +192,7 @@ def scale_layers(
                 if name.endswith(SCALED):
                     raise ValueError(f"{name.removesuffix(SCALED)}weight is scaled already")
                 if what != "weight" or id(model.get_submodule(layer)) not in layers:
-                    raise ValueError(
-                        f"{owners[p][0]} is also {name}, which is no layer's weight and would not be scaled"
-                    )
+                    raise ValueError(f"{owners[p][0]} is also {name}, no layer's weight, which would not be scaled")
             factor = (least_squares_scale if per == "layer" else channel_scales)(p, levels)
             plan.append((p, [name.rpartition(".")[0] for name in owners[p]], factor))
     top = levels.hull[1] if levels.hull[1] > 0 else -levels.hull[0]

@@ -17,10 +17,9 @@ class Progress:
     """What `QuantizedOptimizer.progress` says of the latent weights; `groups` has the same for each quantised group.
 
     on_level: share of the weights that lie exactly on a level. distance: mean distance to the nearest level in halves of the
-    gap in which the weight lies (of the outermost gap, beyond it): 0 on a level, 1 at a midpoint, 1/2 on average where
-    nothing pulls. changed: share whose nearest level is another one than at the last call, NaN at the first. infeasible:
-    share with a violated constraint, by more than rounding errors; epsilon: the largest tolerance in force; both are NaN
-    for methods without a constraint. weights: how many there are.
+    gap around the weight (beyond the hull, of the outermost): 0 on a level, 1 at a midpoint. changed: share whose nearest
+    level is another than at the last call, NaN at the first. infeasible: share with a constraint violated by more than
+    rounding errors; epsilon: the largest tolerance in force; both are NaN for methods without a constraint.
 
     >>> w = nn.Parameter(torch.tensor([-1.0, 0.0, 0.75, 1.5]))
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), ASkew(Levels.binary(), PHI, epsilon=0.75))
@@ -38,7 +37,7 @@ class Progress:
 
     @classmethod
     def of(cls, optimizer, most: int) -> Progress:
-        """See `QuantizedOptimizer.progress`, which is this function."""
+        """See `QuantizedOptimizer.progress`."""
         before, groups = vars(optimizer).setdefault("_cells", {}), []
         for i, group in enumerate(optimizer.param_groups):
             parts = [local(optimizer._latent(p)).detach() for p in group["params"]] if group["quantize"] else []
@@ -46,10 +45,7 @@ class Progress:
                 w = torch.cat([_some(w.flatten(), most / size) for w in parts]).float()
                 groups.append(cls._of_weights(w, size, optimizer.method, group["levels"], before, i))
         n = sum(g.weights for g in groups)
-        means = [
-            sum(g.weights * getattr(g, name) for g in groups) / max(n, 1)
-            for name in list(vars(cls)["__match_args__"])[:4]
-        ]
+        means = [sum(g.weights * getattr(g, k) for g in groups) / max(n, 1) for k in cls.__match_args__[:4]]
         return cls(*means, max((g.epsilon for g in groups), default=math.nan), n, tuple(groups))
 
     @classmethod
@@ -70,9 +66,8 @@ class Progress:
     def __str__(self) -> str:
         words = [f"{100 * self.on_level:.1f} % on a level", f"{self.distance:.3f} half gaps away"]
         words += [f"{100 * self.changed:.2f} % changed"] * (not math.isnan(self.changed))
-        words += [f"{100 * self.infeasible:.1f} % infeasible, epsilon {self.epsilon:.3g}"] * (
-            not math.isnan(self.epsilon)
-        )
+        if not math.isnan(self.epsilon):
+            words.append(f"{100 * self.infeasible:.1f} % infeasible, epsilon {self.epsilon:.3g}")
         return ", ".join(words)
 
 

@@ -18,9 +18,8 @@ def least_squares_scale(w: Tensor, levels: Levels) -> float:
 
     For {-1, +1} that is the mean of |w| (Rastegari et al., 2016). In general the weights are sorted once, so that the
     best fit to a given rounding takes a few look-ups. From many values of s at once: round to the levels times s, take the s that
-    fits this rounding best, until nothing changes; the best of all is taken. For normal weights s is a multiple of their standard
-    deviation that depends on the levels alone. Raises ValueError for weights that are all zero or not finite, and where no
-    multiple of the levels is closer to them than zero.
+    fits this rounding best, until nothing changes; the best of all is taken. Raises ValueError for weights that are all zero
+    or not finite, and where no multiple of the levels is closer to them than zero.
 
     >>> least_squares_scale(torch.tensor([-0.5, 0.25, 0.75]), Levels.binary())  # the mean of |w|
     0.5
@@ -28,9 +27,7 @@ def least_squares_scale(w: Tensor, levels: Levels) -> float:
     w = w.detach().double().cpu().reshape(1, -1)
     reach = float(w.abs().max()) if w.numel() else 0.0
     if not 0 < reach < math.inf:
-        raise ValueError(
-            f"a scale needs finite weights that are not all zero, got {w.numel()} with largest size {reach}"
-        )
+        raise ValueError(f"a scale needs finite weights that are not all zero, got {w.numel()}, the largest {reach}")
     s = float(_fit(w, levels, STARTS))
     if math.isnan(s):
         raise ValueError(f"no positive multiple of the levels {levels.values} is closer to these weights than zero")

@@ -196,7 +196,7 @@ def test_what_is_missing_for_a_file_is_said(tmp_path, monkeypatch):
         export(finished, tmp_path / "model.bin")
     with pytest.raises(ValueError, match="made with an example"):
         export(finished, tmp_path / "model.pt2")
-    with pytest.raises(ValueError, match="is not what `finish` returned"):
+    with pytest.raises(ValueError, match="may be latent"):
         export(model, tmp_path / "model.pt")
     monkeypatch.setattr("quantized_training.finished.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install safetensors"):
@@ -305,3 +305,19 @@ def test_groups_keep_levels_of_their_own_in_another_method():
     base = torch.optim.SGD([{"params": [w]}, {"params": [v], "levels": TERNARY}], lr=0.1)
     other = switch_method(QuantizedOptimizer(base, FullPrecision(BINARY)), SGDA(Levels.integers(2)))
     assert [g["levels"] for g in other.param_groups] == [Levels.integers(2), TERNARY]
+
+
+@pytest.mark.parametrize("kind", [".pt2", ".onnx"])
+def test_a_program_for_batches_of_any_size(tmp_path, kind):
+    model, optimizer, _ = trained(StraightThrough(BINARY))
+    finished, path, x = finish(model, optimizer), tmp_path / f"model{kind}", tokens(3)[:3]
+    export(finished, path, (tokens(),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    if kind == ".pt2":
+        found = torch.export.load(path).module()(x)
+    else:
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+
+        name = onnx.load(path).graph.input[0].name
+        found = torch.from_numpy(ReferenceEvaluator(str(path)).run(None, {name: x.numpy()})[0])
+    torch.testing.assert_close(found, finished(x), rtol=1e-4, atol=1e-5)

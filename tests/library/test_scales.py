@@ -181,7 +181,7 @@ def test_a_scaled_embedding_is_quantised_without_being_asked_for_again():
 def test_what_cannot_be_scaled_is_named_and_nothing_is_changed():
     model = nn.Sequential(nn.Linear(4, 4), nn.Embedding(5, 4, padding_idx=0))
     before = model[0].weight.detach().clone()
-    with pytest.raises(ValueError, match=r"row of zeros \(padding_idx=0\) lies on none of"):
+    with pytest.raises(ValueError, match=r"row of zeros \(padding_idx=0\) is on none of"):
         scale_layers(model, BINARY, embeddings=True)
     scale_layers(nn.Sequential(nn.Linear(4, 4), nn.Embedding(5, 4, padding_idx=0)), INTEGERS, embeddings=True)
     for options in ({"sparse": True}, {"max_norm": 1.0}):
