@@ -11,7 +11,7 @@ Training Phase of Deep Neural Networks".
 from . import packing
 from .adaptive import BAMSProd, Bop
 from .constraints import PHI, PSI, Constraint
-from .finished import export, finish, switch_method
+from .finished import export, finish
 from .layers import groups, reestimate_batch_norm, scale_layers
 from .levels import Levels
 from .methods import SGDA, ASkew, BinaryConnect, FullPrecision, KBitStraightThrough, Method, ProxQuant, StraightThrough
@@ -47,5 +47,4 @@ __all__ = [
     "packing",
     "reestimate_batch_norm",
     "scale_layers",
-    "switch_method",
 ]

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .arguments import instance, number
 from .methods.base import chunks, local
-from .optimizer import whole
 from .schedules import Falling, Rising, as_schedule
+from .transaction import whole
 
 LOWER, UPPER = Rising(1e-3), Falling(1e-3)
 
@@ -56,7 +57,7 @@ class _Optimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])
-        except ValueError:
+        except (TypeError, ValueError):
             self.param_groups.pop()
             raise
 
@@ -151,39 +152,31 @@ class BAMSProd(_Optimizer):
         ensemble: bool = False,
     ) -> None:
         self.lower, self.upper = as_schedule(lower), as_schedule(upper)
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "target": target,
-            "least_error": least_error,
-            "box": box,
-            "sqrt_decay": sqrt_decay,
-            "ensemble": ensemble,
-            "quantize": True,
-        }
-        super().__init__(params, defaults)
+        defaults = dict(lr=lr, betas=betas, eps=eps, target=target, least_error=least_error, box=box)
+        super().__init__(params, defaults | dict(sqrt_decay=sqrt_decay, ensemble=ensemble, quantize=True))
 
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "lower": self.lower, "upper": self.upper}
 
     @staticmethod
     def _check(group: dict) -> None:
-        beta1, beta2 = group["betas"]
+        if not isinstance(group["betas"], tuple | list) or len(group["betas"]) != 2:
+            raise TypeError(f"betas={group['betas']!r}: it must be two numbers, 0 <= beta < 1")
+        beta1, beta2 = (number("a beta", beta, finite=False) for beta in group["betas"])
+        lr, eps, least, box = (number(k, group[k], finite=False) for k in ("lr", "eps", "least_error", "box"))
+        target = 1.0 if group["target"] is None else number("target", group["target"], finite=False)
         for name, fits, allowed in (
-            ("lr", 0 <= group["lr"] < math.inf, "0 <= lr < inf"),
+            ("lr", 0 <= lr < math.inf, "0 <= lr < inf"),
             ("betas", 0 <= beta1 < 1 and 0 <= beta2 < 1, "0 <= beta < 1 for both"),
-            ("eps", 0 <= group["eps"] < math.inf, "0 <= eps < inf"),
-            (
-                "target",
-                group["target"] is None or 0 < group["target"] < math.inf,
-                "None (measured) or 0 < target < inf",
-            ),
-            ("least_error", 0 < group["least_error"] <= 1, "0 < least_error <= 1"),
-            ("box", group["box"] > 0, "box > 0"),
+            ("eps", 0 <= eps < math.inf, "0 <= eps < inf"),
+            ("target", 0 < target < math.inf, "None (measured) or 0 < target < inf"),
+            ("least_error", 0 < least <= 1, "0 < least_error <= 1"),
+            ("box", box > 0, "box > 0"),
         ):
             if not fits:
                 raise ValueError(f"{name}={group[name]!r}: allowed is {allowed}")
+        for name in ("ensemble", "sqrt_decay"):
+            instance(name, group[name], bool, "True or False")
         if group["ensemble"] and any(p.dim() == 0 for p in group["params"]):
             raise ValueError("ensemble=True needs parameters whose first dimension counts the runs, got a scalar")
 
@@ -291,9 +284,9 @@ class Bop(_Optimizer):
 
     @staticmethod
     def _check(group: dict) -> None:
-        if not 0 < group["lr"] <= 1:
+        if not 0 < number("lr", group["lr"], finite=False) <= 1:
             raise ValueError(f"lr={group['lr']!r}: allowed is 0 < lr <= 1, it is the rate gamma of an average")
-        if not 0 <= group["threshold"] < math.inf:
+        if not 0 <= number("threshold", group["threshold"], finite=False) < math.inf:
             raise ValueError(f"threshold={group['threshold']!r}: allowed is 0 <= threshold < inf")
         if not group["quantize"]:
             raise ValueError("quantize=False: Bop only flips signs; give such parameters an optimizer of their own")

@@ -119,14 +119,15 @@ class Constraint:
         """
         return self.cap(min(levels.gaps))
 
-    def check_epsilon(self, epsilon: float, levels: Levels, merged: bool = False) -> float:
-        """Return epsilon, or raise ValueError saying what is allowed; `merged` lets neighbouring intervals touch."""
+    def check_epsilon(self, epsilon: float, levels: Levels, merged: bool = False, when: str = "") -> float:
+        """Return epsilon, or raise ValueError saying what is allowed; `merged` lets neighbouring intervals touch.
+        when: words in front, e.g. at which index of a schedule."""
         largest = self.largest_epsilon(levels)
         if not (epsilon > 0 and math.isfinite(epsilon)):
-            raise ValueError(f"epsilon={epsilon}: it must be positive; allowed is 0 < epsilon < {largest:g}")
+            raise ValueError(f"{when}epsilon={epsilon}: it must be positive; allowed is 0 < epsilon < {largest:g}")
         if epsilon >= largest and not merged:
             raise ValueError(
-                f"epsilon={epsilon:g} is not below {largest:g}, the largest legal value of {self.name} ({self.equation}) for "
+                f"{when}epsilon={epsilon:g} is not below {largest:g}, the largest legal value of {self.name} ({self.equation}) for "
                 f"levels with smallest gap {min(levels.gaps):g}: the feasible intervals around neighbouring levels would "
                 f"merge. Allowed is 0 < epsilon < {largest:g}; ASkew accepts it with merged=True and leaves such gaps unconstrained"
             )

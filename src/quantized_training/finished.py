@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from . import packing
 from .layers import SCALED, reestimate_batch_norm
-from .methods import Method
 from .optimizer import QuantizedOptimizer
 from .scales import scale_of
 
@@ -129,31 +128,3 @@ def export(finished: nn.Module, path: str | Path, example: tuple | None = None, 
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-@torch.no_grad()
-def switch_method(optimizer: QuantizedOptimizer, method: Method) -> QuantizedOptimizer:
-    """A new optimizer that goes on with another method from the same latent weights; use it in place of the old one.
-
-    The base optimizer keeps its state, schedulers on either go on. Groups that had the old method's levels get those of the
-    new one. Raises as the constructor does; then nothing is changed.
-
-    >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
-    >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))
-    >>> w.tolist(), switch_method(optimizer, SGDA(Levels.binary())).method.epsilon, w.tolist()
-    ([1.0, -1.0], 0.5, [0.25, -0.5])
-    """
-    old, groups = optimizer.method.levels, optimizer.param_groups
-    levels = [getattr(method, "levels", old) if group["levels"] == old else group["levels"] for group in groups]
-    trial = [  # the same groups without weights: what is wrong is said before anything is changed
-        {**group, "levels": q, "params": [nn.Parameter(p.new_empty(0)) for p in group["params"]]}
-        for group, q in zip(groups, levels, strict=True)
-    ]
-    QuantizedOptimizer(torch.optim.SGD(trial, lr=0.0), method)
-    with optimizer.latent():
-        latents = [(p, p.detach().clone()) for group in groups if group["quantize"] for p in group["params"]]
-    for p, latent in latents:
-        p.copy_(latent)
-    for group, q in zip(groups, levels, strict=True):
-        group["levels"] = q
-    return QuantizedOptimizer(optimizer.base, method)

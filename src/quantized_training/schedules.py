@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+
+from .arguments import number
+
+
+class _Numbers:
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            positive = name in ("rate", "steps")
+            number(name, value, 0 if positive else -math.inf, strict=positive, finite=positive)
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(_Numbers):
     """value at every k.
 
     >>> [Constant(0.1)(k) for k in (0, 9)]
@@ -21,7 +31,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Harmonic:
+class Harmonic(_Numbers):
     """initial / (k + 1): the step sizes of the paper's Assumption 7(b).
 
     >>> [Harmonic(1.0)(k) for k in (0, 1, 3)]
@@ -35,7 +45,7 @@ class Harmonic:
 
 
 @dataclass(frozen=True)
-class Geometric:
+class Geometric(_Numbers):
     """initial * ratio^(k - start), initial before start: the paper's annealing of epsilon, ratio 0.88 ("logarithmic" there).
 
     Never below initial * 1e-12, so that a long annealing does not end in an epsilon of 0.
@@ -49,6 +59,7 @@ class Geometric:
     start: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio}: allowed is 0 < ratio <= 1")
 
@@ -57,7 +68,7 @@ class Geometric:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(_Numbers):
     """slope * k: the growing regularisation strength of ProxQuant (Bai et al., 2018).
 
     >>> [Linear(0.5)(k) for k in (0, 1, 2)]
@@ -71,7 +82,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(_Numbers):
     """From initial down to 0 along half a cosine over `steps` steps, 0 afterwards.
 
     >>> [round(Cosine(1.0, steps=4)(k), 3) for k in range(6)]
@@ -86,7 +97,7 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class Rising:
+class Rising(_Numbers):
     """t -> 1 - 1 / (rate t + 1): 0 at t = 0 and non-decreasing, to 1. The shape of AdaBound's lower bound.
 
     >>> [Rising(0.5)(t) for t in (0, 2, 6)]
@@ -95,15 +106,12 @@ class Rising:
 
     rate: float
 
-    def __post_init__(self) -> None:
-        _check_positive("rate", self.rate)
-
     def __call__(self, t: int) -> float:
         return 1 - 1 / (self.rate * t + 1)
 
 
 @dataclass(frozen=True)
-class Falling:
+class Falling(_Numbers):
     """t -> 1 + 1 / (rate t): infinite at t = 0 and non-increasing, to 1. The shape of AdaBound's upper bound.
 
     t times it is t + 1 / rate, which does not decrease (see `BAMSProd`). 10 % above 1 at t = 10 / rate.
@@ -114,25 +122,35 @@ class Falling:
 
     rate: float
 
-    def __post_init__(self) -> None:
-        _check_positive("rate", self.rate)
-
     def __call__(self, t: int) -> float:
         return 1 + 1 / (self.rate * t) if t else math.inf
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}={value}: it must be a positive finite number")
 
 
 Schedule = Constant | Harmonic | Geometric | Linear | Cosine | Rising | Falling
 
 
-def as_schedule(value: float | Schedule) -> Schedule:
-    """A number becomes a constant schedule; a schedule is returned as it is.
+def as_schedule(value: float | Schedule, name: str = "value") -> Schedule:
+    """A number becomes a constant schedule; a schedule is returned as it is. name: of the argument, for TypeError.
 
     >>> as_schedule(0.5), as_schedule(Linear(0.1))
     (Constant(value=0.5), Linear(slope=0.1))
     """
-    return value if callable(value) else Constant(float(value))
+    if callable(value) and not isinstance(value, type):
+        return value
+    try:
+        return Constant(float(number(name, value, finite=False)))
+    except TypeError:
+        raise TypeError(f"{name}={value!r}: it must be a number or a schedule, e.g. Geometric(1.0, 0.88)") from None
+
+
+def tried(schedule: Schedule) -> dict[int, float]:
+    """The values at k = 0 .. 1000, where a schedule is looked at before training; to its end where it is a shorter list.
+
+    >>> tried([0.5, 0.25].__getitem__), tried(Constant(1.0))
+    ({0: 0.5, 1: 0.25}, {0: 1.0})
+    """
+    found: dict[int, float] = {}
+    with suppress(LookupError):
+        for k in range(1 if isinstance(schedule, Constant) else 1001):
+            found[k] = number(f"schedule({k})", schedule(k), finite=False)
+    return found

@@ -20,7 +20,6 @@ from quantized_training import (
     groups,
     packing,
     scale_layers,
-    switch_method,
 )
 
 BINARY = Levels.binary()
@@ -276,7 +275,8 @@ def test_another_method_goes_on_from_the_latent_weights(old, new):
         latent = model.middle.weight.detach().clone()
     momentum = optimizer.base.state[model.middle.weight]["exp_avg"].clone()
     method = METHODS[new]()
-    other = switch_method(optimizer, method)
+    other = optimizer
+    other.switch(method)
     with other.latent():
         assert torch.equal(model.middle.weight, latent)
     assert torch.equal(other.base.state[model.middle.weight]["exp_avg"], momentum)
@@ -291,9 +291,9 @@ def test_a_method_that_cannot_go_on_changes_nothing():
     before = copy.deepcopy(model.state_dict())
     optimizer.param_groups[0]["lr"] = 3.0
     with pytest.raises(ValueError, match="above 0.5, half the smallest gap"):
-        switch_method(optimizer, ASkew(Levels.integers(2), epsilon=0.05))
+        optimizer.switch(ASkew(Levels.integers(2), epsilon=0.05))
     with pytest.raises(TypeError, match="must be a Method"):
-        switch_method(optimizer, "ASkew")
+        optimizer.switch("ASkew")
     optimizer.param_groups[0]["lr"] = 0.02
     assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())
     assert all(group["levels"] == BINARY for group in optimizer.param_groups)
@@ -303,7 +303,8 @@ def test_a_method_that_cannot_go_on_changes_nothing():
 def test_groups_keep_levels_of_their_own_in_another_method():
     w, v = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     base = torch.optim.SGD([{"params": [w]}, {"params": [v], "levels": TERNARY}], lr=0.1)
-    other = switch_method(QuantizedOptimizer(base, FullPrecision(BINARY)), SGDA(Levels.integers(2)))
+    other = QuantizedOptimizer(base, FullPrecision(BINARY))
+    other.switch(SGDA(Levels.integers(2)))
     assert [g["levels"] for g in other.param_groups] == [Levels.integers(2), TERNARY]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold_
 
+from ..arguments import instance, number
 from ..constraints import PSI, Constraint
 from ..levels import Levels
 from ..schedules import Schedule, as_schedule
@@ -92,13 +93,13 @@ class ASkew(Method):
         clip_velocity: bool = False,
     ) -> None:
         super().__init__(levels)
-        for name, value in (("alpha", alpha), ("clip", clip)):
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value}: it must be a positive finite number")
-        self.constraint, self.alpha, self.clip = constraint, alpha, clip
-        self.schedule = as_schedule(epsilon)
-        self.merged, self.allow_overshoot, self.clip_velocity = merged, allow_overshoot, clip_velocity
-        self.check(levels, lr=0.0)
+        self.constraint = instance("constraint", constraint, Constraint, "PSI or PHI")
+        self.alpha, self.clip = (number(n, v, 0, strict=True) for n, v in (("alpha", alpha), ("clip", clip)))
+        self.schedule = as_schedule(epsilon, "epsilon")
+        self.merged = instance("merged", merged, bool, "True or False")
+        self.allow_overshoot = instance("allow_overshoot", allow_overshoot, bool, "True or False")
+        self.clip_velocity = instance("clip_velocity", clip_velocity, bool, "True or False")
+        self.check_plan(levels)
 
     @property
     def epsilon(self) -> float:
@@ -111,8 +112,13 @@ class ASkew(Method):
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
         return _skewed(grad, w, levels, self.epsilon, self.alpha, self.constraint, self.clip, self.clip_velocity, out)
 
-    def check(self, levels: Levels, lr: float) -> None:
-        self.constraint.check_epsilon(self.epsilon, levels, self.merged)
+    @property
+    def plan(self) -> Schedule:
+        return self.schedule
+
+    def check(self, levels: Levels, lr: float, k: int | None = None) -> None:
+        when = f"after {k} calls of anneal(), " if k else ""
+        self.constraint.check_epsilon(self.epsilon if k is None else self.schedule(k), levels, self.merged, when)
         if self.allow_overshoot:
             return
         if self.alpha * lr > 1:

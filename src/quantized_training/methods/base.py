@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from ..arguments import integer
 from ..constraints import Constraint
 from ..levels import Levels
+from ..schedules import Schedule, tried
 
 CHUNK = 2**18  # weights: the temporaries of one piece stay in a processor's cache; 2^16 to 2^21 were tried
 
@@ -59,8 +61,16 @@ class Method:
     #: True where `forward_point` is the latent weight itself, so that no second copy of the weights is needed.
     forward_is_latent = True
     #: True where every slot treats each weight by itself and leaves `state` alone: then it may be given any part of a
-    #: parameter's weights (a piece that fits in the cache, the shard on this process).
+    #: parameter's weights (a piece that fits in the cache, the shard on this process), or several parameters end to end.
     elementwise = False
+    #: True where the slots leave `state` alone but for entries that are missing, and `late_changes` says what becomes of it.
+    #: Otherwise they work on a copy of it, which the optimizer takes when the step has succeeded.
+    keeps_state = False
+    #: True where `forward_point` gives another result when it is asked again.
+    random = False
+    #: True where `forward_point` cannot fail and, once `load_state_dict` has taken the method back, gives the same result
+    #: again: then no copy of it is kept during a step.
+    repeats = False
 
     def __init__(self, levels: Levels) -> None:
         if not isinstance(levels, Levels):
@@ -83,8 +93,34 @@ class Method:
         """The latent weights after the base optimizer's step, corrected where the method asks for it."""
         return w
 
+    def late_changes(self, w: Tensor, levels: Levels, state: dict) -> Iterator[tuple[Tensor, Tensor]]:
+        """(target, value) pairs for what the method keeps in `state`, from the latent weights w before the step. They are
+        copied when nothing can fail any more; a value may depend on its own target and on w alone."""
+        return iter(())
+
+    def state_shape(self, name: str, levels: Levels, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape of `state[name]` for weights of `shape`, by which a loaded state is checked; None: any."""
+        return None
+
     def check(self, levels: Levels, lr: float) -> None:
-        """Raise ValueError where the method cannot work with these levels or this step size."""
+        """Raise ValueError where the method cannot work with these levels or this step size. A method with a `plan` takes a
+        further argument k=None, the annealing index to look at."""
+
+    @property
+    def plan(self) -> Schedule | None:
+        """The schedule that `anneal` advances."""
+        return None
+
+    def check_plan(self, levels: Levels) -> None:
+        """Raise ValueError where the plan leaves what is legal for these levels, now or later."""
+        for k in [] if self.plan is None else tried(self.plan):
+            if k >= self.t:
+                self.check(levels, 0.0, k)
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the method may be given a part of a parameter's weights, or several parameters end to end."""
+        return self.elementwise
 
     def tolerance(self, levels: Levels) -> float:
         """The epsilon in force for weights with these levels; NaN for a method without a constraint."""
@@ -100,7 +136,7 @@ class Method:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
-        self.t = state["t"]
+        self.t = integer("t", state["t"], 0, 2**62)
 
 
 class FullPrecision(Method):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..arguments import instance, integer
 from ..levels import Levels
 from .base import Method
 
@@ -21,7 +22,17 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
     >>> round_stochastic(w, Levels.binary(), uniform=torch.tensor([0.7, 0.8])).tolist()
     [1.0, -1.0]
     """
-    q = levels.tensor(w)
+    if uniform.shape != w.shape or not uniform.is_floating_point():
+        raise ValueError(
+            f"uniform must have the weights' shape {tuple(w.shape)}, got {tuple(uniform.shape)} of {uniform.dtype}"
+        )
+    q, dtype = levels.tensor(w), w.dtype
+    w = w.to(torch.promote_types(dtype, uniform.dtype))  # draws of half precision are too coarse
+    rounded = _up_or_down(w, levels, q.to(w.dtype), uniform).to(dtype)
+    return torch.where(w.isnan(), w.to(dtype), rounded) if w.isnan().any() else rounded
+
+
+def _up_or_down(w: Tensor, levels: Levels, q: Tensor, uniform: Tensor) -> Tensor:
     if len(levels.values) == 2:
         return torch.where(uniform < (w - q[0]) / (q[1] - q[0]), q[1], q[0])
     below = (levels.gap(w) - 1).clamp(0, len(levels.values) - 2)
@@ -42,6 +53,7 @@ class BinaryConnect(Method):
     """
 
     forward_is_latent = False
+    keeps_state = True
 
     def __init__(
         self,
@@ -51,13 +63,29 @@ class BinaryConnect(Method):
         uniform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(levels)
-        self.stochastic = stochastic
+        self.stochastic = instance("stochastic", stochastic, bool, "True or False")
         self.elementwise = not stochastic  # `uniform` draws for a whole parameter
+        if uniform is not None and not callable(uniform):
+            raise TypeError(f"uniform={uniform!r}: it must be a function of the latent weights, or None")
+        seed = integer("seed", seed, -(2**63), 2**64 - 1)
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same stream on every device
         self._uniform = uniform or self._draw
 
     def _draw(self, w: Tensor) -> Tensor:
-        return torch.rand(w.shape, generator=self._generator, dtype=w.dtype).to(w.device)
+        dtype = torch.promote_types(w.dtype, torch.float32)  # draws of half precision are too coarse
+        return torch.rand(w.shape, generator=self._generator, dtype=dtype).to(w.device)
+
+    @property
+    def in_pieces(self) -> bool:
+        return self.elementwise or self._uniform == self._draw  # draws follow each other like the weights
+
+    @property
+    def random(self) -> bool:
+        return self.stochastic
+
+    @property
+    def repeats(self) -> bool:
+        return not self.stochastic or self._uniform == self._draw
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
         if self.stochastic:
@@ -72,4 +100,4 @@ class BinaryConnect(Method):
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"].cpu())

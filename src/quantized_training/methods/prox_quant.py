@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..arguments import instance
 from ..levels import Levels
 from ..schedules import Linear, Schedule, as_schedule
 from .base import Method
@@ -67,6 +68,8 @@ class ProxQuant(Method):
     [0.75]
     """
 
+    keeps_state = True
+
     def __init__(
         self,
         levels: Levels,
@@ -75,13 +78,23 @@ class ProxQuant(Method):
         ensemble: bool = False,
     ) -> None:
         super().__init__(levels)
-        if norm not in NORMS:
+        if not isinstance(norm, str) or norm not in NORMS:
             raise ValueError(f"norm={norm!r}: allowed are {', '.join(map(repr, NORMS))}")
-        self.strength = as_schedule(strength)
-        if not all(0 <= self.strength(k) < math.inf for k in (0, 1)):
-            raise ValueError(f"strength={strength}: a regularisation strength is finite and not negative")
-        self.norm, self.ensemble = norm, ensemble
+        self.strength = as_schedule(strength, "strength")
+        self.check_plan(levels)
+        self.norm, self.ensemble = norm, instance("ensemble", ensemble, bool, "True or False")
         self.elementwise = norm != "l2"
+
+    @property
+    def plan(self) -> Schedule:
+        return self.strength
+
+    def check(self, levels: Levels, lr: float, k: int | None = None) -> None:
+        value = self.strength(self.t if k is None else k)
+        if not 0 <= value < math.inf:
+            raise ValueError(
+                f"strength={value} after {k or self.t} calls of anneal(): it must be finite and not negative"
+            )
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         strength = lr * self.strength(self.t)

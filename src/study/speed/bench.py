@@ -168,6 +168,8 @@ def compiled_step(method: Method | None, parameters: list, checked: bool = False
                 p.add_(g, alpha=-LR)
                 continue
             new = method.after_step(w - LR * method.descent(g, w, BINARY, state), BINARY, state, LR)
+            for target, value in method.late_changes(w, BINARY, state):
+                target.copy_(value)
             w.copy_(new)
             if not method.forward_is_latent:
                 p.copy_(method.forward_point(new, BINARY, state))

@@ -32,7 +32,7 @@ def test_bytes_that_follow_from_the_method(name, bits):
     assert state <= found.stored < state + 4.1  # and memory for one gradient, which some keep
     assert 4 <= found.quantized
     if name == "Full precision":
-        assert found.stored == 0 and found.step < 0.1
+        assert found.stored <= 4 and found.step < 1  # what undoes an interrupted step
 
 
 def test_the_table(capsys):

@@ -1,0 +1,180 @@
+"""What `QuantizedOptimizer` writes and reads: torch's own shape of an optimizer's state, in plain numbers and tensors.
+
+`state`: parameter number -> the base's entries and, as "method.NAME", the latent weights ("method.latent") and what the
+method keeps ("method.dual"). `param_groups`: the base's, levels as numbers, with the method's name ("method") and its own
+state ("method.t" and so on, the same in every group), because tools that take a state apart keep nothing but these two.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .levels import Levels
+from .transaction import HALF, whole
+
+if TYPE_CHECKING:
+    from .optimizer import QuantizedOptimizer
+
+MINE = "method."
+LIKE_WEIGHTS = "momentum_buffer exp_avg exp_avg_sq max_exp_avg_sq exp_inf sum square_avg acc_delta grad_avg".split()
+
+
+def write_plain_numbers(base: torch.optim.Optimizer) -> None:
+    """Let the base's own state_dict hold levels as numbers, which torch.load reads with weights_only.
+
+    >>> base = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "levels": Levels.binary()}], lr=0.1)
+    >>> write_plain_numbers(base)
+    >>> base.state_dict()["param_groups"][0]["levels"]
+    (-1.0, 1.0)
+    """
+    if _numbers not in base._optimizer_state_dict_post_hooks.values():
+        base.register_state_dict_post_hook(_numbers)
+        base.register_load_state_dict_pre_hook(_objects)
+
+
+def _numbers(base: torch.optim.Optimizer, found: dict) -> dict:
+    return found | {"param_groups": [g | {"levels": g["levels"].values} for g in found["param_groups"]]}
+
+
+def _objects(base: torch.optim.Optimizer, found: dict) -> dict:
+    return found | {"param_groups": [g | {"levels": _levels(g["levels"])} for g in found["param_groups"]]}
+
+
+def _levels(values: object) -> Levels:
+    return values if isinstance(values, Levels) else Levels(values)
+
+
+def _hooked(hooks: dict, *given: object) -> object:
+    """Call torch's hooks; returns the state after them."""
+    for hook in hooks.values():
+        changed = hook(*given)
+        given = given if changed is None else (given[0], changed)
+    return given[-1]
+
+
+def state_dict(optimizer: QuantizedOptimizer) -> dict:
+    """See `QuantizedOptimizer.state_dict`.
+
+    >>> w = nn.Parameter(torch.tensor([0.25]))
+    >>> found = state_dict(QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary())))
+    >>> found["state"], found["param_groups"][0]["method"]
+    ({0: {'method.latent': tensor([0.2500])}}, 'StraightThrough')
+    """
+    _hooked(optimizer._optimizer_state_dict_pre_hooks, optimizer)
+    found, about = optimizer.base.state_dict(), {"method": type(optimizer.method).__name__}
+    for k, v in optimizer.method.state_dict().items():  # a generator's bytes as text, which no map_location moves
+        about[MINE + k] = bytes(v.tolist()).hex() if isinstance(v, Tensor) and v.dtype == torch.uint8 else v
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    mine = {i: optimizer.state[p] for i, p in enumerate(params) if p in optimizer.state}
+    return _hooked(optimizer._optimizer_state_dict_post_hooks, optimizer, _joined(found, mine, about))
+
+
+def _joined(base: dict, mine: dict, about: dict) -> dict:
+    state = {i: dict(entries) for i, entries in base["state"].items()}
+    for i, entries in mine.items():
+        state.setdefault(i, {}).update({MINE + k: v for k, v in entries.items()})
+    return base | {"state": state, "param_groups": [g | about for g in base["param_groups"]]}
+
+
+def _split(entries: dict) -> tuple[dict, dict]:
+    """(the base's, the method's) part of a parameter's entries or of a group."""
+    mine = {k.removeprefix(MINE): v for k, v in entries.items() if str(k).startswith(MINE)}
+    return {k: v for k, v in entries.items() if k != "method" and not str(k).startswith(MINE)}, mine
+
+
+@torch.no_grad()
+def load_state_dict(optimizer: QuantizedOptimizer, found: dict) -> None:
+    """See `QuantizedOptimizer.load_state_dict`.
+
+    >>> w = nn.Parameter(torch.tensor([0.25]))
+    >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))
+    >>> load_state_dict(optimizer, {"state": {}, "param_groups": []})
+    Traceback (most recent call last):
+    ValueError: this state has parameter groups of [] parameters, the optimizer of [1]
+    """
+    found = _hooked(optimizer._optimizer_load_state_dict_pre_hooks, optimizer, found)
+    try:
+        if "base" in found:  # a file of an earlier version
+            about = {"method": found["kind"]} | {MINE + k: v for k, v in found["method"].items()}
+            found = _joined(found["base"], found["weights"], about)
+        method, groups, theirs, mine = _checked(optimizer, found)
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"this is no state of a QuantizedOptimizer: {type(error).__name__}: {error}") from error
+    base, params = optimizer.base, [p for g in optimizer.param_groups for p in g["params"]]
+    before = base.state, base.param_groups, optimizer.state.copy(), optimizer.method.state_dict()
+    try:
+        base.load_state_dict({"state": theirs, "param_groups": groups})
+        optimizer.method.load_state_dict(method)
+        optimizer.state.clear()
+        optimizer.state.update({params[i]: entries for i, entries in mine.items()})
+        for i, entries in theirs.items():
+            if params[i].dtype in HALF:  # torch has rounded what the base keeps in float32
+                base.state[params[i]].update(
+                    {k: v for k, v in entries.items() if getattr(v, "dtype", 0) == torch.float32}
+                )
+    except BaseException:
+        base.state, base.param_groups = before[:2]
+        optimizer.state.clear()
+        optimizer.state.update(before[2])
+        optimizer.method.load_state_dict(before[3])
+        raise
+    optimizer.param_groups, optimizer.state.stepped = base.param_groups, True
+    optimizer._seen = {p: (p._version, group["levels"]) for group, p in optimizer._quantized_parameters()}
+    _hooked(optimizer._optimizer_load_state_dict_post_hooks, optimizer)
+
+
+def _checked(optimizer: QuantizedOptimizer, found: dict) -> tuple[dict, list[dict], dict, dict]:
+    """The method's state, the groups, the base's and the method's entries of the parameters (copies); ValueError where they
+    are not those of this optimizer."""
+    own, here, state = optimizer.method, optimizer.param_groups, found["state"]
+    sizes = [[len(g["params"]) for g in groups] for groups in (found["param_groups"], here)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"this state has parameter groups of {sizes[0]} parameters, the optimizer of {sizes[1]}")
+    method, groups = {}, []
+    for g, live in zip(found["param_groups"], here, strict=True):
+        if g["method"] != type(own).__name__:
+            raise ValueError(f"this state belongs to the method {g['method']}, the optimizer runs {type(own).__name__}")
+        g, method = _split(g)
+        if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
+            raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")
+        groups.append(g | {"levels": _levels(g["levels"])})
+        optimizer._check(groups[-1] | {"params": live["params"]})
+    if method.keys() != (expected := own.state_dict() if here else {}).keys():
+        raise ValueError(f"this state has {sorted(method)} of the method, expected is {sorted(expected)}")
+    for k, v in method.items():
+        if isinstance(expected[k], Tensor) and isinstance(v, str):
+            method[k] = torch.tensor(list(bytes.fromhex(v)), dtype=torch.uint8)
+    params = [(g, p) for g, live in zip(groups, here, strict=True) for p in live["params"]]
+    if unknown := [i for i in state if i not in range(len(params))]:
+        raise ValueError(f"this state has parameters {unknown}, the optimizer {len(params)} of them")
+    theirs, mine = {}, {}
+    for i, (g, p) in enumerate(params):
+        for part, entries in zip((theirs, mine), _split(state.get(i, {})), strict=True):
+            for name, v in entries.items():
+                if isinstance(v, Tensor):
+                    _check_entry(
+                        f"{name} of parameter {i}", v, _shape(optimizer, p, g, name, part is mine), part is mine
+                    )
+            if entries:
+                part[i] = {k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k, v in entries.items()}
+        if (g["quantize"] and optimizer._apart(p)) != isinstance(mine.get(i, {}).get("latent"), Tensor):
+            raise ValueError(f"this state lacks latent weights of parameter {i}, or has some that are not kept here")
+    return method, groups, theirs, mine
+
+
+def _shape(optimizer: QuantizedOptimizer, p: Tensor, group: dict, name: str, mine: bool) -> tuple[int, ...] | None:
+    """That an entry must have; None where it is not known."""
+    known, shape = optimizer.base.state.get(p, {}).get(name), tuple(p.shape)
+    if mine:
+        return shape if name == "latent" else optimizer.method.state_shape(name, group["levels"], shape)
+    return tuple(known.shape) if isinstance(known, Tensor) else shape if name in LIKE_WEIGHTS else None
+
+
+def _check_entry(what: str, v: Tensor, shape: tuple[int, ...] | None, finite: bool) -> None:
+    if shape is not None and tuple(v.shape) != shape:
+        raise ValueError(f"{what} has the shape {tuple(v.shape)}, expected is {shape}")
+    if not v.is_meta and whole((~v.isfinite() if finite else v.isnan()).any()):
+        raise ValueError(f"{what} has entries that are NaN or infinite")
