@@ -235,7 +235,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         """Context in which every quantised parameter holds its latent weights."""
         return self._show("latent", lambda latent, levels: latent)
 
-    def progress(self, most: int = 2**17) -> Progress:
+    def progress(self, most: int = 2**15) -> Progress:
         """How far the latent weights have come. most: a larger group is judged by that many of its weights, the same at each
         call, which costs about as much as a step of so few. RuntimeError inside `quantized()` and `latent()`."""
         if self._view is not None:

@@ -92,7 +92,7 @@ def test_a_large_group_costs_no_more_than_the_part_that_is_read():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as run:
         optimizer.progress()
     taken = max(e.self_cpu_memory_usage for e in run.events())
-    assert 2**17 <= taken <= 16 * 2**17 + 4096 < 4 * 10**6  # no temporary of a million weights
+    assert 2**15 <= taken <= 16 * 2**15 + 4096 < 4 * 10**6  # no temporary of a million weights
 
 
 def test_groups_that_are_not_quantised_and_views():
