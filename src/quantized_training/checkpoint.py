@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .levels import Levels
-from .transaction import HALF, whole
+from .transaction import _coarse, whole
 
 if TYPE_CHECKING:
     from .optimizer import QuantizedOptimizer
@@ -64,19 +64,18 @@ def state_dict(optimizer: QuantizedOptimizer) -> dict:
     ({0: {'method.latent': tensor([0.2500])}}, 'StraightThrough')
     """
     _hooked(optimizer._optimizer_state_dict_pre_hooks, optimizer)
-    found, about = optimizer.base.state_dict(), {"method": type(optimizer.method).__name__}
-    for k, v in optimizer.method.state_dict().items():  # a generator's bytes as text, which no map_location moves
-        about[MINE + k] = bytes(v.tolist()).hex() if isinstance(v, Tensor) and v.dtype == torch.uint8 else v
     params = [p for group in optimizer.param_groups for p in group["params"]]
     mine = {i: optimizer.state[p] for i, p in enumerate(params) if p in optimizer.state}
-    return _hooked(optimizer._optimizer_state_dict_post_hooks, optimizer, _joined(found, mine, about))
+    found = _joined(optimizer.base.state_dict(), mine, type(optimizer.method).__name__, optimizer.method.state_dict())
+    return _hooked(optimizer._optimizer_state_dict_post_hooks, optimizer, found)
 
 
-def _joined(base: dict, mine: dict, about: dict) -> dict:
+def _joined(base: dict, mine: dict, kind: str, method: dict) -> dict:
     state = {i: dict(entries) for i, entries in base["state"].items()}
     for i, entries in mine.items():
         state.setdefault(i, {}).update({MINE + k: v for k, v in entries.items()})
-    return base | {"state": state, "param_groups": [g | about for g in base["param_groups"]]}
+    about = {"method": kind} | {MINE + k: v for k, v in method.items()}
+    return base | {"state": state, "param_groups": [g | about for g in base["param_groups"]], "method": method}
 
 
 def _split(entries: dict) -> tuple[dict, dict]:
@@ -98,8 +97,7 @@ def load_state_dict(optimizer: QuantizedOptimizer, found: dict) -> None:
     found = _hooked(optimizer._optimizer_load_state_dict_pre_hooks, optimizer, found)
     try:
         if "base" in found:  # a file of an earlier version
-            about = {"method": found["kind"]} | {MINE + k: v for k, v in found["method"].items()}
-            found = _joined(found["base"], found["weights"], about)
+            found = _joined(found["base"], found["weights"], found["kind"], found["method"])
         method, groups, theirs, mine = _checked(optimizer, found)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"this is no state of a QuantizedOptimizer: {type(error).__name__}: {error}") from error
@@ -111,7 +109,7 @@ def load_state_dict(optimizer: QuantizedOptimizer, found: dict) -> None:
         optimizer.state.clear()
         optimizer.state.update({params[i]: entries for i, entries in mine.items()})
         for i, entries in theirs.items():
-            if params[i].dtype in HALF:  # torch has rounded what the base keeps in float32
+            if _coarse(params[i]):  # torch has rounded what the base keeps in float32
                 base.state[params[i]].update(
                     {k: v for k, v in entries.items() if getattr(v, "dtype", 0) == torch.float32}
                 )
@@ -144,9 +142,6 @@ def _checked(optimizer: QuantizedOptimizer, found: dict) -> tuple[dict, list[dic
         optimizer._check(groups[-1] | {"params": live["params"]})
     if method.keys() != (expected := own.state_dict() if here else {}).keys():
         raise ValueError(f"this state has {sorted(method)} of the method, expected is {sorted(expected)}")
-    for k, v in method.items():
-        if isinstance(expected[k], Tensor) and isinstance(v, str):
-            method[k] = torch.tensor(list(bytes.fromhex(v)), dtype=torch.uint8)
     params = [(g, p) for g, live in zip(groups, here, strict=True) for p in live["params"]]
     if unknown := [i for i in state if i not in range(len(params))]:
         raise ValueError(f"this state has parameters {unknown}, the optimizer {len(params)} of them")

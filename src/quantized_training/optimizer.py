@@ -17,7 +17,7 @@ from .methods import Method
 from .methods.base import chunks
 from .progress import Progress
 from .schedules import tried
-from .transaction import HALF, Transaction, _passes_decay, _surely, whole
+from .transaction import Transaction, _coarse, _passes_decay, _surely, whole
 
 #: Bases of torch.optim whose `weight_decay` adds to the gradient. Any other may decay past the method.
 COUPLED = ("SGD", "Adam", "NAdam", "RAdam", "Adagrad", "Adadelta", "Adamax", "RMSprop", "ASGD", "Rprop")
@@ -145,19 +145,18 @@ class QuantizedOptimizer(torch.optim.Optimizer):
 
     def _apart(self, p: Tensor) -> bool:
         """Whether the latent weights are another tensor than the parameter."""
-        return not self.method.forward_is_latent or p.dtype in HALF
+        return not self.method.forward_is_latent or _coarse(p)
 
     def _take(self, p: Tensor, latent: Tensor, levels: Levels) -> None:
         """Make `latent` the latent weights of p, without multipliers or anything else of the method."""
-        state, latent, point = {}, latent.detach(), latent.detach()
         if self._apart(p):
-            state["latent"] = latent.to(torch.float32 if p.dtype in HALF else p.dtype, copy=True)
-            point = self.method.forward_point(state["latent"], levels, state)
-        if state:
+            state = {"latent": latent.detach().to(torch.float32 if _coarse(p) else p.dtype, copy=True)}
+            for x, y in self.method.pieces(p.detach(), state["latent"]):
+                x.copy_(self.method.forward_point(y, levels, state))
             self.state[p] = state
         else:
             self.state.pop(p, None)
-        p.copy_(point)
+            p.copy_(latent.detach())
         self._seen[p] = (p._version, levels)
 
     def _latent(self, p: Tensor) -> Tensor:

@@ -106,6 +106,10 @@ class Method:
         """Raise ValueError where the method cannot work with these levels or this step size. A method with a `plan` takes a
         further argument k=None, the annealing index to look at."""
 
+    def pieces(self, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+        """`chunks` of tensors of one shape where the method may be given them, else the tensors."""
+        return chunks(*tensors) if self.in_pieces else [tensors]
+
     @property
     def plan(self) -> Schedule | None:
         """The schedule that `anneal` advances."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import torch
@@ -96,8 +97,12 @@ class BinaryConnect(Method):
         return levels.clip(w)
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "generator": self._generator.get_state()}
+        state = self._generator.get_state()  # as text, which no map_location moves to another device
+        return {**super().state_dict(), "generator": ctypes.string_at(state.data_ptr(), len(state)).hex()}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self._generator.set_state(state["generator"].cpu())
+        saved = state["generator"]
+        if isinstance(saved, str):
+            saved = torch.frombuffer(bytearray.fromhex(saved), dtype=torch.uint8)
+        self._generator.set_state(saved.cpu())
