@@ -1,17 +1,14 @@
 """Quantised weights as they are stored: 1, 2 or 4 bits each, in memory and in a file.
 
-A file is 8 bytes that name the format, the SHA-256 of everything behind it, the length of a JSON header (8 bytes, little
-endian), the header, and the tensors one after the other. The header lists them by name with shape, type and, where a tensor is
-packed, its levels; the other parameters and buffers are stored as they are. The scales of a packed tensor follow its codes; a
-tensor that is stored under another name already has that name as `same` and no bytes. With the hash in front, any change is
-noticed.
+A file is 8 bytes that name the format, the SHA-256 of what follows, which notices any change, and what torch.save made of
+`entries` and of `data`, the bytes of all tensors one after the other. `entries` lists the tensors by name with shape, type,
+bytes and, where they are packed, levels and scale; a tensor that has another name already has that as `same` and no bytes.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import json
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,10 +18,7 @@ from torch import Tensor, nn
 from .files import write_whole
 from .levels import Levels
 
-MAGIC = b"QTPACK1\n"
-DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
-DTYPES |= {str(d).removeprefix("torch."): d for d in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)}
-DTYPES["bool"] = torch.bool
+MAGIC = b"QTPACK2\n"
 
 
 def bits(levels: Levels) -> int:
@@ -97,11 +91,6 @@ def unpack(
     return _values(codes.view(shape), levels, dtype, scale)
 
 
-def _bytes(t: Tensor) -> bytes:
-    t = t.detach().cpu().contiguous()
-    return ctypes.string_at(t.data_ptr(), t.numel() * t.element_size())  # torch's own way needs numpy
-
-
 def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = None) -> int:
     """Write parameters and buffers of a model to one file, quantised ones packed; returns its size in bytes.
 
@@ -130,29 +119,26 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
                 if not isinstance(group.get("levels"), Levels):
                     raise ValueError(f"{names[p]}: its group is quantised and has no levels")
                 known[p] = (group["levels"], None)
-    header, payload, first = [], [], {}
+    entries, parts, first = [], [torch.empty(0, dtype=torch.uint8)], {}
     for name, t in model.state_dict(keep_vars=True).items():
-        dtype = str(t.dtype).removeprefix("torch.")
-        if dtype not in DTYPES:
-            raise ValueError(f"{name}: tensors of type {dtype} cannot be stored; allowed are {', '.join(DTYPES)}")
-        levels, scale = known.get(t, (None, None))
-        entry = {"name": name, "shape": list(t.shape), "dtype": dtype, "bytes": 0}
-        header.append(entry)
+        entry = {"name": name, "shape": tuple(t.shape), "dtype": t.dtype, "bytes": 0}
+        entries.append(entry)
         if t in first:
             entry["same"] = first[t]
             continue
-        first[t] = name
-        data = _bytes(pack(t, levels, name, scale) if levels else t)
-        if levels:
+        first[t], kept = name, [t]
+        if t in known:
+            levels, scale = known[t]
+            kept = [pack(t, levels, name, scale)]
             entry["levels"] = levels.values
-        if scale is not None:
-            entry["scale"] = [list(scale.shape), str(scale.dtype).removeprefix("torch.")]
-            data += _bytes(scale)
-        entry["bytes"] = len(data)
-        payload.append(data)
-    head = json.dumps(header, separators=(",", ":")).encode()
-    body = b"".join([len(head).to_bytes(8, "little"), head, *payload])
-    content = MAGIC + hashlib.sha256(body).digest() + body
+            if scale is not None:
+                entry["scale"] = tuple(scale.shape), scale.dtype
+                kept.append(scale)
+        kept = [x.detach().cpu().reshape(-1).view(torch.uint8) for x in kept]
+        entry["bytes"] = sum(map(len, kept))
+        parts += kept
+    torch.save({"entries": entries, "data": torch.cat(parts)}, body := io.BytesIO())
+    content = MAGIC + hashlib.sha256(body.getbuffer()).digest() + body.getbuffer()
     write_whole(Path(path), content)
     return len(content)
 
@@ -171,31 +157,28 @@ def contents(path: str | Path) -> list[dict]:
     raw = Path(path).read_bytes()
     if raw[:8] != MAGIC:
         raise ValueError(f"{path} is no file of packed weights: it starts with {raw[:8]!r}, expected {MAGIC!r}")
-    digest, body = raw[8:40], raw[40:]
-    found = hashlib.sha256(body).digest()
-    if found != digest:
-        raise ValueError(
-            f"{path} is damaged or partial: the SHA-256 of its {len(body):,} bytes is {found.hex()}, expected {digest.hex()}"
-        )
-    start = 8 + int.from_bytes(body[:8], "little")
-    entries = json.loads(body[8:start])
-    data = torch.frombuffer(bytearray(body[start:]), dtype=torch.uint8) if body[start:] else torch.empty(0).byte()
-    for entry, part in zip(entries, data.split([entry["bytes"] for entry in entries]), strict=True):
+    if hashlib.sha256(body := raw[40:]).digest() != raw[8:40]:
+        raise ValueError(f"{path} is damaged or partial: its {len(body):,} bytes have another SHA-256 than it says")
+    found = torch.load(io.BytesIO(body), weights_only=True)
+    for entry, part in zip(found["entries"], found["data"].split([e["bytes"] for e in found["entries"]]), strict=True):
         entry["data"] = part
-        entry["shape"] = tuple(entry["shape"])
         if "levels" in entry:
-            entry["levels"] = Levels(tuple(entry["levels"]))
+            entry["levels"] = Levels(entry["levels"])
         if "scale" in entry:
-            (shape, dtype), size = entry["scale"], torch.Size(entry["scale"][0]).numel()
-            entry["data"], tail = part.split([len(part) - size * DTYPES[dtype].itemsize, size * DTYPES[dtype].itemsize])
-            entry["scale"] = tail.clone().view(DTYPES[dtype]).reshape(shape)
-    return entries
+            shape, dtype = entry["scale"]
+            size = torch.Size(shape).numel() * dtype.itemsize
+            entry["data"], entry["scale"] = part[:-size], _tensor(part[-size:], shape, dtype)
+    return found["entries"]
+
+
+def _tensor(data: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return data.clone().view(dtype).reshape(shape)
 
 
 def load(path: str | Path) -> dict[str, Tensor]:
     """The state_dict of the model that `save` wrote, exactly as it was: `model.load_state_dict(packing.load(path))`.
 
-    Raises ValueError naming a file that is damaged.
+    Raises ValueError as `contents`.
 
     >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
     >>> size = save(path, model, groups=[])
@@ -204,11 +187,11 @@ def load(path: str | Path) -> dict[str, Tensor]:
     """
     state = {}
     for entry in contents(path):
-        dtype = DTYPES[entry["dtype"]]
         if "same" in entry:
             state[entry["name"]] = state[entry["same"]]
         elif "levels" in entry:
-            state[entry["name"]] = unpack(entry["data"], entry["levels"], entry["shape"], dtype, entry.get("scale"))
+            kept = (entry[k] for k in ("data", "levels", "shape", "dtype"))
+            state[entry["name"]] = unpack(*kept, entry.get("scale"))
         else:
-            state[entry["name"]] = entry["data"].clone().view(dtype).reshape(entry["shape"])
+            state[entry["name"]] = _tensor(entry["data"], entry["shape"], entry["dtype"])
     return state
