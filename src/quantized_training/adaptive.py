@@ -69,62 +69,44 @@ class _Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if params := [p for p in group["params"] if p.grad is not None]:
+            params = [p for p in group["params"] if p.grad is not None]
+            if any(p.grad.is_sparse for p in params):
+                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+            if params:
                 self._step(params, group)
         return loss
 
 
 class BAMSProd(_Optimizer):
-    """BAMSProd (Liu et al., arXiv 2009.13799), Algorithm 1, with what it leaves open filled in.
+    """BAMSProd (Liu et al., arXiv 2009.13799), Algorithm 1, with what it leaves open filled in; (*) marks our choices.
 
-    For each parameter tensor, t = 1, 2, ... being the steps in which it had a gradient; (*) marks our choices:
+    For each parameter tensor, t = 1, 2, ... being the steps in which it had a gradient g_t, from zeros:
 
-        g_t = grad f_t(w~_t)
-            (*) w is latent: w~ = quantised w is the caller's, and the gradient is applied to w. Taken literally the
-            algorithm updates alpha sign(w) itself, and no sign changes before one step exceeds alpha.
-        m_t = beta1 m_(t-1) + (1 - beta1) g_t       m_0 = 0; (*) beta1 constant, as in the paper's experiments
-        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2     v_0 = 0
-        v^_t = max(v_t, v^_(t-1))                   (*) v^_0 = 0; no bias correction, the algorithm has none
-        eta_t = lr / sqrt(t)                        (*) sqrt_decay=False: eta_t = lr, to be scheduled from outside
-        v~_t = clip(v^_t, c_l(t), c_u(t))           (*) c_l = c_t lower(t), c_u = c_t upper(t), c_t below
-        w_(t+1) = Pi_F (w_t - eta_t m_t / (sqrt(v~_t) + eps))
-            (*) eps, as in Adam, because 0 / 0 is possible. (*) F = [-box, box]^d: there the projection in the metric
-            sqrt(V~) is a clip. No box by default: in `QuantizedOptimizer` that is the method's affair (BinaryConnect
-            clips the latent weights to the hull, StraightThrough does not).
+        m_t  = beta1 m_(t-1) + (1 - beta1) g_t              (*) beta1 constant, as in the paper's experiments
+        v_t  = beta2 v_(t-1) + (1 - beta2) g_t^2
+        v^_t = max(v_t, v^_(t-1))                           (*) no bias correction, the algorithm has none
+        c_t  = max(c_(t-1), mean(v^_t) max(rho_t, least_error))                 (*), see below; `target` replaces it
+        v~_t = clip(v^_t, c_t lower(t), c_t upper(t))
+        w_(t+1) = clip(w_t - eta_t m_t / (sqrt(v~_t) + eps), -box, box)         (*) eps, as in Adam; no box by default
+        eta_t = lr / sqrt(t)                                (*) sqrt_decay=False: lr, to be scheduled from outside
 
-    The common limit of the bounds (*). Printed is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H): it grows without end,
-    needs the weights to come, contains c_l and c_u through H, and has not the units of v (gradient^2). Here it is
-
-        c_t = max(c_(t-1), L_t^2 max(rho_t, least_error)),    c_0 = 0,
-
-    with L_t^2 = mean_i v^_(t,i), the Lipschitz factor as measured, squared and per weight: it has the units of v and
-    never decreases; rho_t = 1/t sum_(s<=t) ||w_s - alpha*_s sign(w_s)|| / ||w_s||: the mean instead of the sum, with
-    the sign that is missing in print, and relative to ||w||, so that it is a number and D drops out; alpha* = mean |w|,
-    the best scale in the plain norm (H = 1 avoids the circle, and where the bounds have met H is a multiple of 1).
-    `least_error` keeps c_t away from 0 for a tensor that is binary already, or has one weight. `quantisation_error` is
-    one term of rho. A number as `target` replaces c_t.
+    (*) w is latent and its rounding the caller's: taken literally the algorithm updates alpha sign(w) itself, and no sign
+    changes before one step exceeds alpha. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H): it grows without
+    end, needs the weights to come, contains the bounds through H, and has not the units of v. Here mean(v^) is the squared
+    Lipschitz factor as measured, and rho_t the mean of `quantisation_error` over w_1 .. w_t, a number without units.
+    `least_error` keeps c_t away from 0 for a tensor that is binary already, or has one weight.
 
     lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1. The telescoping sum behind the first term of
-    Theorem 4 (AMSGrad's proof) needs t v~_t non-decreasing, given eta_t = lr / sqrt(t). As c_t does not decrease, it is
-    enough that neither lower(t) nor t upper(t) does: upper(t + 1) >= upper(t) t / (t + 1). The default, AdaBound's
-    pair, complies. (c_u itself rises while c_t rises faster than upper falls.)
+    Theorem 4 needs t v~_t non-decreasing: it is enough that neither lower(t) nor t upper(t) decreases. The default, AdaBound's
+    pair, complies. With lower = upper = 1 the method is SGD with an averaged gradient and step eta_t / sqrt(c_t), which is
+    also where the default ends. With target (lr / a)^2, eps = 0 and lower and upper the squares of gamma t / (gamma t + 1) and
+    its inverse it is AMSBound with final step a. Groups with quantize=False have no quantisation error: there c_t lower = 0
+    and c_t upper = infinity, that is AMSGrad without bias correction.
 
-    Groups with quantize=False, as `QuantizedOptimizer` knows them, have no quantisation error: there c_l = 0, c_u =
-    infinity, that is AMSGrad without bias correction. With lower = upper = 1 the method is SGD with an averaged
-    gradient and step eta_t / sqrt(c_t), which is also where the default ends. With target (lr / a)^2 and lower and
-    upper the squares of gamma t / (gamma t + 1) and its inverse and eps = 0 it is
-    AMSBound with final step a, whose t upper(t) decreases while t < 1 / gamma.
-
-    Units: lr has those of a weight, eps of a gradient, target of its square. Multiplying the loss by k, eps by k and
-    target by k^2 changes nothing.
-
-    lower, upper: callables of t, or numbers; they belong to the optimizer and, like a scheduler's function, do not
-    travel in its state_dict. lr, betas, eps, target, least_error, box, sqrt_decay, ensemble may differ between
-    parameter groups. ensemble: the first dimension of every parameter counts independent runs, each with bounds of its
-    own.
-
-    state[p] has "step", "exp_avg" (m), "exp_avg_sq" (v), "max_exp_avg_sq" (v^), and a number per run: "error" (rho),
-    "target" (c).
+    Units: lr has those of a weight, eps of a gradient, target of its square. lower, upper: callables of t, or numbers; they
+    belong to the optimizer and, like a scheduler's function, do not travel in its state_dict; all else may differ between
+    groups. ensemble: the first dimension of every parameter counts independent runs, each with bounds of its own. state[p]
+    has "step", "exp_avg" (m), "exp_avg_sq" (v), "max_exp_avg_sq" (v^), and a number per run: "error" (rho), "target" (c).
 
     Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails; RuntimeError
     for sparse gradients. A gradient that is not finite spoils its own weight, as in Adam, and, where the bounds are
@@ -160,20 +142,19 @@ class BAMSProd(_Optimizer):
 
     @staticmethod
     def _check(group: dict) -> None:
-        if not isinstance(group["betas"], tuple | list) or len(group["betas"]) != 2:
-            raise TypeError(f"betas={group['betas']!r}: it must be two numbers, 0 <= beta < 1")
-        beta1, beta2 = (number("a beta", beta, finite=False) for beta in group["betas"])
-        lr, eps, least, box = (number(k, group[k], finite=False) for k in ("lr", "eps", "least_error", "box"))
-        target = 1.0 if group["target"] is None else number("target", group["target"], finite=False)
-        for name, fits, allowed in (
-            ("lr", 0 <= lr < math.inf, "0 <= lr < inf"),
-            ("betas", 0 <= beta1 < 1 and 0 <= beta2 < 1, "0 <= beta < 1 for both"),
-            ("eps", 0 <= eps < math.inf, "0 <= eps < inf"),
-            ("target", 0 < target < math.inf, "None (measured) or 0 < target < inf"),
-            ("least_error", 0 < least <= 1, "0 < least_error <= 1"),
-            ("box", box > 0, "box > 0"),
+        betas = group["betas"]
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise TypeError(f"betas={betas!r}: it must be two numbers, 0 <= beta < 1")
+        for name, allowed, fits in (
+            ("lr", "0 <= lr < inf", lambda x: 0 <= x < math.inf),
+            ("betas", "0 <= beta < 1 for both", lambda x: 0 <= x < 1),
+            ("eps", "0 <= eps < inf", lambda x: 0 <= x < math.inf),
+            ("target", "None (measured) or 0 < target < inf", lambda x: 0 < x < math.inf),
+            ("least_error", "0 < least_error <= 1", lambda x: 0 < x <= 1),
+            ("box", "box > 0", lambda x: x > 0),
         ):
-            if not fits:
+            values = betas if name == "betas" else [] if group[name] is None and name == "target" else [group[name]]
+            if not all([fits(number(name, x, finite=False)) for x in values]):
                 raise ValueError(f"{name}={group[name]!r}: allowed is {allowed}")
         for name in ("ensemble", "sqrt_decay"):
             instance(name, group[name], bool, "True or False")
@@ -189,8 +170,6 @@ class BAMSProd(_Optimizer):
 
     def _states(self, params: list[Tensor], group: dict) -> list[dict]:
         for p in params:
-            if p.grad.is_sparse:
-                raise RuntimeError("BAMSProd does not support sparse gradients")
             if not self.state[p]:
                 runs = len(p) if group["ensemble"] else 1
                 self.state[p].update(step=0, error=[0.0] * runs, target=[0.0] * runs)
@@ -295,8 +274,6 @@ class Bop(_Optimizer):
 
     def _step(self, params: list[Tensor], group: dict) -> None:
         for p in params:
-            if p.grad.is_sparse:
-                raise RuntimeError("Bop does not support sparse gradients")
             if not self.state[p]:
                 self.state[p]["exp_avg"] = torch.zeros_like(p)
             m = self.state[p]["exp_avg"].lerp_(p.grad, group["lr"])

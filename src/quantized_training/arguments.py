@@ -13,19 +13,16 @@ from torch import Tensor
 def number(name: str, value: Any, low: float = -math.inf, strict: bool = False, finite: bool = True) -> float:
     """A real number, of Python, numpy or a tensor of one element; low: 0 for value >= 0, strict for value > 0.
 
-    >>> number("alpha", 0.5, 0)
-    0.5
     >>> number("alpha", math.nan, 0)
     Traceback (most recent call last):
     ValueError: alpha=nan: it must be a finite number, not negative
     """
-    sign = ("positive ", "") if strict else ("", ", not negative") if low == 0 else ("", "")
-    words = f"a {sign[0]}{'finite ' if finite else ''}number{sign[1]}"
+    kind = "finite number" if finite else "number"
+    words = f"a positive {kind}" if strict else f"a {kind}, not negative" if low == 0 else f"a {kind}"
     plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta else value
     if isinstance(plain, bool) or not isinstance(plain, Real):
         raise TypeError(f"{name}={value!r}: it must be {words}")
-    outside = low == 0 and not (plain > low if strict else plain >= low)
-    if outside or (finite and not math.isfinite(plain)):
+    if (finite and not math.isfinite(plain)) or (low == 0 and not (plain > 0 if strict else plain >= 0)):
         raise ValueError(f"{name}={plain!r}: it must be {words}")
     return plain if type(plain) in (int, float) else int(plain) if isinstance(plain, Integral) else float(plain)
 

@@ -2,11 +2,11 @@
 
 A weight is feasible when its constraint is >= 0. Both functions are evaluated in factorised form,
 
-    phi = (|u| - e)(|u| + e),    psi = (u^2 - e^2)(s + h^2 - u^2)       inside a gap,
+    phi = (|u| - e)(|u| + e) inside a gap,    psi_(s^2) = phi_s (2 s - phi_s),
 
-with u the distance to the gap's midpoint, h half the gap, e the half-width of the infeasible middle and s = sqrt(eps).
-The form printed in the paper subtracts nearly equal numbers when eps is close to its largest legal value (the first steps
-of the annealing): in float32 a weight closer than 2e-4 to the midpoint then looks infeasible and is stuck there.
+with u the distance to the gap's midpoint and e the half-width of the infeasible middle. The form printed in the paper
+subtracts nearly equal numbers when eps is close to its largest legal value (the first steps of the annealing): in float32
+a weight closer than 2e-4 to the midpoint then looks infeasible and is stuck there.
 """
 
 from __future__ import annotations
@@ -49,12 +49,9 @@ def _phi_derivative(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
 
 
 def _psi(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
-    u, h, beyond = _geometry(w, levels)
     s = math.sqrt(epsilon)
-    e2 = h * h - s
-    root = e2.clamp_min(0).sqrt()
-    inside = torch.where(e2 > 0, (u.abs() - root) * (u.abs() + root), u * u - e2) * (s + h * h - u * u)
-    return torch.where(beyond == 0, inside, (s - beyond.abs()) * (s + beyond.abs()))
+    phi = _phi(w, levels, s)
+    return phi * (2 * s - phi)
 
 
 def _psi_derivative(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
@@ -68,8 +65,8 @@ class Constraint:
 
     value, derivative: (w, levels, epsilon) -> tensor of w's shape.
     band: epsilon -> distance of the outer feasible edge from the outermost level. cap: smallest gap -> `largest_epsilon`.
-    degree: the constraint falls with this power of the distance to a level beyond the hull, and inside a gap, u from its
-    midpoint, with that of h^2 - u^2; the push is at least alpha / degree times the distance to the feasible set.
+    degree: the power of the distance to a level beyond the hull with which the constraint falls; the push is at least
+    1 / degree times the distance to the feasible set.
 
     >>> PHI.feasible_intervals(Levels.binary(), epsilon=0.75)
     [(-1.75, -0.5), (0.5, 1.75)]
@@ -88,10 +85,9 @@ class Constraint:
     def push(self, w: Tensor, levels: Levels, epsilon: float) -> Tensor:
         """-g / g' of infeasible weights, which points to their feasible interval, and 0 for the others: w's shape.
 
-        +inf at a midpoint. On an edge it is not 0 but a rounding error of the right sign, so that its sign says which weights
-        may not be left to themselves. Comparisons are slow on a processor, hence the clamps. The push of phi is half of
-        e^2/u - u in a gap and the distance to the edge beyond the hull; that of psi follows from
-        psi_(s^2) = phi_s (2 s - phi_s): it is that of phi_s times (1 + s / (s - phi_s)) / 2.
+        +inf at a midpoint; on an edge a rounding error of the right sign. Comparisons are slow on a processor, hence the
+        clamps. The push of phi is half of e^2/u - u in a gap and the distance to the edge beyond the hull; that of psi is that
+        of phi_s times (1 + s / (s - phi_s)) / 2.
         """
         s, ulp = self.band(epsilon), torch.finfo(w.dtype).eps
         squares = [(gap * gap / 4 - s) * (1 + ulp) for gap in levels.gaps]  # e^2, and an edge is an ulp wide
@@ -112,10 +108,9 @@ class Constraint:
         return push.nan_to_num_(0.0, math.inf, -math.inf) if min(squares) < 0 else push  # 0 / 0 where intervals touch
 
     def largest_epsilon(self, levels: Levels) -> float:
-        """The value that epsilon must stay strictly below: gap^2/4 for (22), gap^4/16 for (19), over the smallest gap.
+        """The value that epsilon must stay strictly below: gap^2/4 for (22), gap^4/16 for (19), of the smallest gap.
 
-        At that value neighbouring feasible intervals touch, constraint and derivative both vanish at the midpoint, and
-        the push is 0/0 (the paper's Theorems 2 and 3 print "<=").
+        There feasible intervals touch, and the push is 0/0 at the midpoint (the paper's Theorems 2 and 3 print "<=").
         """
         return self.cap(min(levels.gaps))
 
@@ -127,9 +122,9 @@ class Constraint:
             raise ValueError(f"{when}epsilon={epsilon}: it must be positive; allowed is 0 < epsilon < {largest:g}")
         if epsilon >= largest and not merged:
             raise ValueError(
-                f"{when}epsilon={epsilon:g} is not below {largest:g}, the largest legal value of {self.name} ({self.equation}) for "
-                f"levels with smallest gap {min(levels.gaps):g}: the feasible intervals around neighbouring levels would "
-                f"merge. Allowed is 0 < epsilon < {largest:g}; ASkew accepts it with merged=True and leaves such gaps unconstrained"
+                f"{when}epsilon={epsilon:g} is not below {largest:g}, the largest legal value of {self.name} ({self.equation}) for a "
+                f"smallest gap of {min(levels.gaps):g}: feasible intervals would merge. Allowed is 0 < epsilon < {largest:g}; "
+                "ASkew accepts it with merged=True and leaves such gaps unconstrained"
             )
         return epsilon
 

@@ -30,14 +30,12 @@ def finish(
 ) -> nn.Module:
     """A copy of the model with its quantised weights exactly on their levels; nothing in it changes when training goes on.
 
-    The copy is an ordinary module for any tool, in evaluation mode and without gradients. Scaled layers become ordinary ones
-    with levels times scales as weights; shared weights stay shared. `quantization` of the copy: the names of its quantised
-    parameters -> (levels, scale or None).
+    The copy is an ordinary module, in evaluation mode and without gradients. Scaled layers become ordinary ones with levels
+    times scales as weights; shared weights stay shared. `quantization` of the copy: parameters' names -> (levels, scale or None).
 
-    batches: re-estimate the statistics of batch normalisation from them (`reestimate_batch_norm`), which belong to the
-    weights before rounding. forward(copy, batch): what is done with a batch, by default copy(batch), or copy(batch[0]) of a
-    tuple or list. latent: a state_dict of the model with latent weights (their average) to be rounded in place of the
-    optimizer's. README shows early stopping and averages.
+    batches: for `reestimate_batch_norm`. forward(copy, batch): what is done with one, by default copy(batch), or
+    copy(batch[0]) of a tuple or list. latent: a state_dict of the model with latent weights (their average) to be rounded in
+    place of the optimizer's. README shows early stopping and averages.
 
     Raises ValueError where none of the optimizer's quantised parameters is the model's, or a scaled layer has another
     parametrisation, too; FloatingPointError where a weight is not finite; RuntimeError inside `with optimizer.quantized():` or
@@ -88,8 +86,8 @@ def finish(
 def export(finished: nn.Module, path: str | Path, example: tuple | None = None, dynamic_shapes: object = None) -> None:
     """Write what `finish` returned; the path's ending says how. Weights that layers share are stored once.
 
-    .qt: 1, 2 or 4 bits per weight (`packing.load` gives the state_dict). .pt: the state_dict. .safetensors: for its load_model.
-    .pt2: for torch.export.load. .onnx. The last two are made with `example`, a tuple of inputs whose sizes are fixed but for
+    .qt: 1, 2 or 4 bits per weight, for `packing.load`. .pt: the state_dict. .safetensors: for its load_model. .pt2: for
+    torch.export.load. .onnx. The last two are made with `example`, a tuple of inputs whose sizes are fixed but for
     `dynamic_shapes`, as in torch.export. Raises ImportError that says what to install, ValueError for another ending, a
     missing example and another module. The file is whole or not there.
 
@@ -106,7 +104,7 @@ def export(finished: nn.Module, path: str | Path, example: tuple | None = None, 
         raise ImportError(f"to write {kind} files: pip install {' '.join(missing)}")
     if not hasattr(finished, "quantization"):
         raise ValueError(
-            f"export takes what `finish` returned: the weights of this {type(finished).__name__} may be latent"
+            f"export takes what `finish` returned: weights of this {type(finished).__name__} may be latent"
         )
     if example is None and kind in (".pt2", ".onnx"):
         raise ValueError(f"{kind} files are made with an example, a tuple of inputs: export(finished, path, (x,))")

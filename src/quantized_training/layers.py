@@ -14,6 +14,18 @@ from .scales import Scale, channel_scales, least_squares_scale, scale_of
 
 QUANTIZE = ("all", "all but first and last", "3x3 only")
 SCALED = "parametrizations.weight.original"  # what torch calls a layer's weight after `scale_layers`
+#: The order of the groups, by the last words of their kind.
+KINDS = (
+    "first layer",
+    "convolutions",
+    "linear layers",
+    "last layer",
+    "embeddings",
+    "biases",
+    "scales",
+    "normalisation",
+    "",
+)
 
 
 def _layers(model: nn.Module, *more: type[nn.Module]) -> dict[str, nn.Module]:
@@ -27,17 +39,19 @@ def _weight(module: nn.Module) -> Tensor:
     return module.parametrizations.weight.original if scale_of(module) else module.weight
 
 
-def _kind(name: str, module: nn.Module, names: list[str]) -> str:
-    """The word for a layer; names: of all layers."""
-    if name in (names[0], names[-1]):
-        return "first layer" if name == names[0] else "last layer"
-    size = getattr(module, "kernel_size", None)
-    return "linear layers" if size is None else f"{'x'.join(map(str, size))} convolutions"
-
-
-def _kinds(model: nn.Module, layers: dict[str, str]) -> dict[str, str]:
-    """What each parameter is: name -> one of the words that `summary` prints. layers: the words for the layers; a weight that
-    two of them share is what the first is."""
+def _kinds(model: nn.Module, embeddings: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """What each layer is that has weights to quantise, and each parameter: name -> kind. A weight that two layers share is
+    what the first of them is."""
+    layers = {}
+    for name, module in _layers(model).items():
+        size = getattr(module, "kernel_size", None)
+        layers[name] = "linear layers" if size is None else f"{'x'.join(map(str, size))} convolutions"
+    if names := [*layers]:
+        layers[names[-1]] = "last layer"
+        layers[names[0]] = "first layer"
+    for name, module in _layers(model, nn.Embedding).items():
+        if name not in layers and (embeddings or scale_of(module)):
+            layers[name] = "embeddings"
     weights: dict[Tensor, str] = {}
     for name, kind in layers.items():
         weights.setdefault(_weight(model.get_submodule(name)), kind)
@@ -47,7 +61,7 @@ def _kinds(model: nn.Module, layers: dict[str, str]) -> dict[str, str]:
         rest = "normalisation" if p.ndim <= 1 else "other parameters"
         rest = "scales" if p in scales else "biases" if name.rpartition(".")[0] in layers else rest
         found[name] = weights.get(p, rest)
-    return found
+    return layers, found
 
 
 def _check(name: str, module: nn.Module, levels: Levels | None) -> None:
@@ -65,22 +79,6 @@ def _check(name: str, module: nn.Module, levels: Levels | None) -> None:
             )
 
 
-def _place_in_table(kind: str) -> tuple[int, str]:
-    order = (
-        "first layer",
-        "convolutions",
-        "linear layers",
-        "last layer",
-        "embeddings",
-        "biases",
-        "scales",
-        "normalisation",
-        "other parameters",
-    )
-    place = next(i for i, word in enumerate(order) if kind.endswith(word))
-    return place, kind
-
-
 def groups(
     model: nn.Module,
     quantize: str = "all",
@@ -90,18 +88,16 @@ def groups(
 ) -> list[dict]:
     """Parameter groups for a base optimizer and `QuantizedOptimizer`, one for each kind of parameter.
 
-    quantize: "all" (the weights of all layers), "all but first and last" (layers, in the order in which the model names
-    them), or "3x3 only" (3 x 3 convolutions but the first and last layer; what the authors of ASkewSGD quantise in their
-    ImageNet code, whose first layer is 7 x 7). In a ResNet whose shortcuts have no parameters the last two are the same.
-    Biases, learned scales and the parameters of normalisation are never quantised. A table of nn.Embedding is where a linear
-    layer shares it or `scale_layers` scaled it, and with embeddings=True (except under "3x3 only").
+    quantize: "all" (the weights of all layers), "all but first and last" (in the order in which the model names them), or
+    "3x3 only" (3 x 3 convolutions but the first and last layer, as in the ImageNet code of ASkewSGD's authors; the same in a
+    ResNet whose shortcuts have no parameters). Biases, learned scales and the parameters of normalisation are never
+    quantised. A table of nn.Embedding is where a linear layer shares it or `scale_layers` scaled it, and with embeddings=True
+    (except under "3x3 only").
 
-    levels: the levels of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own,
-    whose levels are `levels` times `least_squares_scale` of its weights as they are now. The reason: weights start with
-    standard deviation sqrt(2 / inputs), 0.02 to 0.3 in a ResNet, a small part of the gap between integer levels. Rounded to
-    levels with a 0 nearly all of them are 0 at first, and a method that takes the gradient there stands still; rounded to -1
-    and 1 the last layer grows many times. On scaled levels rounding changes the weights as little as possible. The constants
-    of a method (epsilon, clip, dual_max, the regulariser's strength) are measured in units of the weights, so they have to
+    levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
+    `levels` times `least_squares_scale` of its weights as they are now. Weights start at a small part of the gap between
+    integer levels: rounded to levels with a 0 nearly all are 0, and a method that takes the gradient there stands still. The
+    constants of a method (epsilon, clip, dual_max, the regulariser's strength) are in units of the weights, so they have to
     fit every layer's gap; `scale_layers` avoids that.
 
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError for an
@@ -116,27 +112,22 @@ def groups(
         raise ValueError(f"quantize={quantize!r}: allowed are {', '.join(map(repr, QUANTIZE))}")
     if scaled and levels is None:
         raise ValueError("scaled=True needs levels, e.g. Levels.integers(4): they are what is scaled")
-    found = _layers(model)
-    layers = {name: _kind(name, module, list(found)) for name, module in found.items()}
-    for name, module in _layers(model, nn.Embedding).items():
-        if name not in layers and (embeddings or scale_of(module)):
-            layers[name] = "embeddings"
+    layers, kinds = _kinds(model, embeddings)
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer and no convolution: there is nothing to quantise")
-    kinds, chosen = _kinds(model, layers), set(layers.values())
+    chosen = set(layers.values())
     if quantize == "all but first and last":
         chosen -= {"first layer", "last layer"}
     elif quantize == "3x3 only":
         chosen &= {"3x3 convolutions"}
     if not chosen:
-        raise ValueError(
-            f"quantize={quantize!r} leaves nothing to quantise; the model has {', '.join(sorted(set(kinds.values())))}"
-        )
+        what = ", ".join(sorted(set(kinds.values())))
+        raise ValueError(f"quantize={quantize!r} leaves nothing to quantise; the model has {what}")
     for name, kind in layers.items():
         if kind in chosen:
             _check(name or "the model", model.get_submodule(name), levels)
     parameters, result = dict(model.named_parameters()), []
-    for kind in sorted(set(kinds.values()), key=_place_in_table):
+    for kind in sorted(set(kinds.values()), key=lambda kind: ([*map(kind.endswith, KINDS)].index(True), kind)):
         names = [name for name, k in kinds.items() if k == kind]
         for part in [[n] for n in names] if scaled and kind in chosen else [names]:
             group = {"params": [parameters[n] for n in part], "quantize": kind in chosen, "kind": kind, "names": part}
@@ -158,15 +149,14 @@ def scale_layers(
 
     per: "layer", or "channel" for an s for each output channel (row of an embedding): the `least_squares_scale` of its weights.
     The network computes what it did before, and w lies on the levels times s exactly where the parameter v lies on `levels`:
-    all layers share one codebook, and one epsilon or clip means the same in each. What arrives at v as its gradient is the
-    gradient in w divided by s (the chain rule would multiply): so a step of SGD on v, with momentum and weight decay, moves w
-    exactly as the step on w would, whatever s is.
+    all layers share one codebook, and one epsilon or clip means the same in each. The gradient that arrives at v is that in w
+    divided by s (the chain rule would multiply): so a step of SGD on v, with momentum and weight decay, moves w exactly as the
+    step on w would, whatever s is.
 
     learned: s is a parameter too (group "scales"), with the gradient scale of LSQ (Esser et al., 2020, section 2.2): the
     gradient in s is sum_i g_i v_i / sqrt(n Q), with g that in w, v_i what the method's forward pass has there, n the number of
-    weights that share s and Q the largest level. That fits every method. LSQ's own equation (3) has v_i less the latent one
-    inside the hull, because a step of s keeps its latent weights s v and may change roundings; here it keeps v and with it
-    the rounding. s starts at the least-squares fit, not at 2 mean|w| / sqrt(Q).
+    weights that share s and Q the largest level. LSQ's own equation (3) has v_i less the latent one inside the hull, because
+    a step of s keeps its latent weights s v and may change roundings; here it keeps v and with it the rounding.
 
     Where layers share a weight, they share s; the name is that of the first. Returns the factors by the layers' names, for
     channels as tensors. Make the groups afterwards, with scaled=False. Raises ValueError as `groups` does, for a layer that
@@ -188,9 +178,9 @@ def scale_layers(
     for group in groups(model, quantize, levels, embeddings=embeddings):
         for p in group["params"] if group["quantize"] else []:
             for name in owners[p]:
-                layer, _, what = name.rpartition(".")
                 if name.endswith(SCALED):
                     raise ValueError(f"{name.removesuffix(SCALED)}weight is scaled already")
+                layer, _, what = name.rpartition(".")
                 if what != "weight" or id(model.get_submodule(layer)) not in layers:
                     raise ValueError(f"{owners[p][0]} is also {name}, no layer's weight, which would not be scaled")
             factor = (least_squares_scale if per == "layer" else channel_scales)(p, levels)

@@ -23,16 +23,12 @@ def _on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> 
 def _told_apart(values: tuple[float, ...], dtype: torch.dtype) -> None:
     stored = torch.tensor(values, dtype=dtype)
     if not stored.isfinite().all() or not (stored[1:] > stored[:-1]).all():
-        raise ValueError(
-            f"the levels {values} cannot be told apart in {dtype}; use levels further apart or a finer dtype"
-        )
+        raise ValueError(f"the levels {values} cannot be told apart in {dtype}; use a finer dtype")
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The admissible values of one weight, in increasing order.
-
-    Raises ValueError when there are fewer than two values, or when they are not finite and strictly increasing.
+    """The admissible values of one weight: two or more finite numbers, strictly increasing; else ValueError.
 
     >>> levels = Levels.integers(bits=2)
     >>> levels.values, levels.nearest(torch.tensor([-0.75, 0.5, 9.0])).tolist()
@@ -66,14 +62,10 @@ class Levels:
     def integers(cls, bits: int) -> Levels:
         """The integers -2^(bits-1) .. 2^(bits-1) - 1 (paper, section 6).
 
-        For one bit that formula gives {-1, 0}, while the paper's one-bit tasks use {-1, +1}: ask for `binary()` there.
-        Raises ValueError for bits outside 2 .. 16.
+        For one bit that gives {-1, 0}, while the paper's tasks use `binary()`. Raises ValueError for bits outside 2 .. 16.
         """
         if not 2 <= integer("bits", bits, -(2**31), 2**31) <= 16:
-            raise ValueError(
-                f"bits={bits}: allowed are 2, 3, ... 16; for one bit use Levels.binary() "
-                "(the formula would give {-1, 0}, the paper's tasks use {-1, +1})"
-            )
+            raise ValueError(f"bits={bits}: allowed are 2, 3, ... 16; for one bit use Levels.binary()")
         return cls(tuple(float(q) for q in range(-(2 ** (bits - 1)), 2 ** (bits - 1))))
 
     @classmethod
@@ -88,7 +80,7 @@ class Levels:
 
     @property
     def gaps(self) -> tuple[float, ...]:
-        """Distances between neighbouring levels, K - 1 of them."""
+        """The K - 1 distances between neighbouring levels."""
         return tuple(b - a for a, b in zip(self.values, self.values[1:], strict=False))
 
     @property

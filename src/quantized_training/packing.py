@@ -144,10 +144,8 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
 
 
 def contents(path: str | Path) -> list[dict]:
-    """What a file holds, tensor by tensor: name, shape, dtype, bytes, `data` (uint8), where packed `levels`, where scaled
-    `scale`, and `same`, the name under which a shared tensor is stored.
-
-    Raises ValueError naming a file that is damaged or no such file.
+    """What a file holds, tensor by tensor: name, shape, dtype, bytes, `tensor`, where it is packed `levels`, and `same`, the
+    name under which a shared tensor is stored. Raises ValueError naming a file that is damaged or no such file.
 
     >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
     >>> size = save(path, model, groups=[])  # nothing quantised, nothing packed
@@ -159,20 +157,22 @@ def contents(path: str | Path) -> list[dict]:
         raise ValueError(f"{path} is no file of packed weights: it starts with {raw[:8]!r}, expected {MAGIC!r}")
     if hashlib.sha256(body := raw[40:]).digest() != raw[8:40]:
         raise ValueError(f"{path} is damaged or partial: its {len(body):,} bytes have another SHA-256 than it says")
-    found = torch.load(io.BytesIO(body), weights_only=True)
-    for entry, part in zip(found["entries"], found["data"].split([e["bytes"] for e in found["entries"]]), strict=True):
-        entry["data"] = part
-        if "levels" in entry:
-            entry["levels"] = Levels(entry["levels"])
-        if "scale" in entry:
-            shape, dtype = entry["scale"]
+    found, known = torch.load(io.BytesIO(body), weights_only=True), {}
+    for e, data in zip(found["entries"], found["data"].split([e["bytes"] for e in found["entries"]]), strict=True):
+        scale = None
+        if "scale" in e:
+            shape, dtype = e.pop("scale")
             size = torch.Size(shape).numel() * dtype.itemsize
-            entry["data"], entry["scale"] = part[:-size], _tensor(part[-size:], shape, dtype)
+            data, scale = data[:-size], data[-size:].clone().view(dtype).reshape(shape)
+        if "same" in e:
+            e["tensor"] = known[e["same"]]
+        elif "levels" in e:
+            e["levels"] = Levels(e["levels"])
+            e["tensor"] = unpack(data, e["levels"], e["shape"], e["dtype"], scale)
+        else:
+            e["tensor"] = data.clone().view(e["dtype"]).reshape(e["shape"])
+        known[e["name"]] = e["tensor"]
     return found["entries"]
-
-
-def _tensor(data: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return data.clone().view(dtype).reshape(shape)
 
 
 def load(path: str | Path) -> dict[str, Tensor]:
@@ -185,13 +185,4 @@ def load(path: str | Path) -> dict[str, Tensor]:
     >>> torch.equal(load(path)["weight"], model.weight)
     True
     """
-    state = {}
-    for entry in contents(path):
-        if "same" in entry:
-            state[entry["name"]] = state[entry["same"]]
-        elif "levels" in entry:
-            kept = (entry[k] for k in ("data", "levels", "shape", "dtype"))
-            state[entry["name"]] = unpack(*kept, entry.get("scale"))
-        else:
-            state[entry["name"]] = _tensor(entry["data"], entry["shape"], entry["dtype"])
-    return state
+    return {entry["name"]: entry["tensor"] for entry in contents(path)}

@@ -16,10 +16,9 @@ STARTS = 500
 def least_squares_scale(w: Tensor, levels: Levels) -> float:
     """The factor s > 0 for which the levels times s are closest to the weights: min_s sum_i min_q (w_i - s q)^2.
 
-    For {-1, +1} that is the mean of |w| (Rastegari et al., 2016). In general the weights are sorted once, so that the
-    best fit to a given rounding takes a few look-ups. From many values of s at once: round to the levels times s, take the s that
-    fits this rounding best, until nothing changes; the best of all is taken. Raises ValueError for weights that are all zero
-    or not finite, and where no multiple of the levels is closer to them than zero.
+    For {-1, +1} that is the mean of |w| (Rastegari et al., 2016). In general from many values of s at once: round to the
+    levels times s, take the s that fits this rounding best, until nothing changes; the best of all is taken. Raises ValueError
+    for weights that are all zero or not finite, and where no multiple of the levels is closer to them than zero.
 
     >>> least_squares_scale(torch.tensor([-0.5, 0.25, 0.75]), Levels.binary())  # the mean of |w|
     0.5
@@ -37,7 +36,7 @@ def least_squares_scale(w: Tensor, levels: Levels) -> float:
 def channel_scales(w: Tensor, levels: Levels) -> Tensor:
     """`least_squares_scale` of each output channel w[i], in double; a channel that has none takes that of all weights.
 
-    The search follows the eight best starts of each channel. Raises ValueError as `least_squares_scale` does for all of w.
+    Raises ValueError as `least_squares_scale` does for all of w.
 
     >>> channel_scales(torch.tensor([[-0.5, 0.5, 1.25], [0.0, 0.0, 0.0]]), Levels.binary()).tolist()
     [0.75, 0.375]
@@ -48,8 +47,8 @@ def channel_scales(w: Tensor, levels: Levels) -> Tensor:
 
 
 def _fit(w: Tensor, levels: Levels, keep: int) -> Tensor:
-    """`least_squares_scale` of each row of w: (m, n) -> (m,), NaN where there is none. keep: how many of the first values of
-    s, the best, are followed to their minimum."""
+    """`least_squares_scale` of each row of w: (m, n) -> (m,), NaN where there is none. keep: how many starts are followed.
+    The weights are sorted once, so that the best fit to a rounding takes a few look-ups."""
     if len(levels.values) == 2 and levels.values[0] == -levels.values[1]:
         s = w.abs().mean(1) / levels.values[1]
         return torch.where(s > 0, s, math.nan)

@@ -18,7 +18,7 @@ class _Numbers:
 
 @dataclass(frozen=True)
 class Constant(_Numbers):
-    """value at every k.
+    """The value at every k.
 
     >>> [Constant(0.1)(k) for k in (0, 9)]
     [0.1, 0.1]
@@ -83,7 +83,7 @@ class Linear(_Numbers):
 
 @dataclass(frozen=True)
 class Cosine(_Numbers):
-    """From initial down to 0 along half a cosine over `steps` steps, 0 afterwards.
+    """From initial to 0 along half a cosine over `steps` steps, 0 afterwards.
 
     >>> [round(Cosine(1.0, steps=4)(k), 3) for k in range(6)]
     [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
@@ -113,8 +113,6 @@ class Rising(_Numbers):
 @dataclass(frozen=True)
 class Falling(_Numbers):
     """t -> 1 + 1 / (rate t): infinite at t = 0 and non-increasing, to 1. The shape of AdaBound's upper bound.
-
-    t times it is t + 1 / rate, which does not decrease (see `BAMSProd`). 10 % above 1 at t = 10 / rate.
 
     >>> [Falling(0.5)(t) for t in (0, 2, 4)]
     [inf, 2.0, 1.5]

@@ -28,50 +28,37 @@ def skewed_velocity(
     """The velocity closest to -grad among those that (20) allows, weight by weight; same shape as `grad`.
 
     With g the constraint: -grad where g > 0; else max(-grad, rho) where g' > 0 and min(-grad, -rho) where g' < 0,
-    rho = alpha |g| / |g'| being the push towards the feasible interval, clipped at `clip`. This is the rule printed
-    below (21) without its "> 0", which would freeze a weight that lies exactly on an edge even when its gradient points
-    into the feasible set. At a midpoint, where g' = 0, it is -grad if g = 0, too; if g < 0, (20) is empty and the push goes
-    right with size `clip` (infinite without a clip).
+    rho = alpha |g| / |g'| being the push towards the feasible interval, clipped at `clip`. This is the rule printed below (21)
+    without its "> 0", which would freeze a weight exactly on an edge even when its gradient points into the feasible set. At
+    a midpoint, where g' = 0, it is -grad if g = 0, too; if g < 0, (20) is empty and the push goes right with size `clip`.
 
-    clip_velocity: clip the whole velocity instead, the paper's reading; it biases stochastic gradients beyond `clip`.
+    clip_velocity: clip the whole velocity as well, the paper's reading; it biases stochastic gradients beyond `clip`.
 
     >>> w = torch.tensor([0.25, 0.75])  # the first infeasible: pushed up against its gradient; the second free
     >>> skewed_velocity(torch.ones(2), w, Levels.binary(), epsilon=0.75, alpha=0.5, constraint=PHI)
     tensor([ 0.1875, -1.0000])
     """
-    return -_skewed(grad, w, levels, epsilon, alpha, constraint, clip, clip_velocity)
-
-
-def _skewed(
-    grad: Tensor,
-    w: Tensor,
-    levels: Levels,
-    epsilon: float,
-    alpha: float,
-    constraint: Constraint,
-    clip: float,
-    clip_velocity: bool,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Minus `skewed_velocity`: min(grad, -p) where the push p > 0, max(grad, -p) where p < 0, grad where it is 0."""
     push = constraint.push(w, levels, epsilon).mul_(alpha).clamp_(-clip, clip)
+    return -_skewed(grad, push, clip if clip_velocity else math.inf)
+
+
+def _skewed(grad: Tensor, push: Tensor, limit: float = math.inf, out: Tensor | None = None) -> Tensor:
+    """Minus `skewed_velocity`: min(grad, -p) where the push p > 0, max(grad, -p) where p < 0, grad where it is 0."""
     if torch.compiler.is_compiling():  # there a comparison costs nothing, otherwise more than all the rest
         skewed = torch.where(push * (push + grad) > 0, -push, grad)
     else:
         least = threshold_(-push, 0, -math.inf)
         skewed = torch.clamp(grad, least, threshold_(push, 0, -math.inf).neg_(), out=out)
-    return skewed.clamp_(-clip, clip) if clip_velocity else skewed
+    return skewed if limit == math.inf else skewed.clamp_(-limit, limit)
 
 
 class ASkew(Method):
     """Annealed skewed descent: `constraint=PSI` is ASkewSGD (19), `constraint=PHI` the paper's modified version (22).
 
     alpha: strength of the push. clip: the bound M_(eps,c) on it. epsilon: a number or a schedule of the annealing index.
-    merged: accept epsilon at or above its largest legal value, where intervals merge and the gap is not constrained
-    (the paper's schedule 0.88^t starts there). allow_overshoot: accept alpha * lr > 1, where a push from outside the hull
-    jumps over the edge, and clip * lr above half the smallest gap, where one near a midpoint can jump over a level's cell.
-    clip_velocity: see `skewed_velocity`.
-    Raises ValueError for values outside their range; `QuantizedOptimizer` repeats the checks at every step.
+    merged: accept epsilon at or above its largest legal value, where intervals merge (the paper's schedule 0.88^t starts
+    there). allow_overshoot: accept alpha * lr > 1, where a push from outside the hull jumps over the edge, and clip * lr above
+    half the smallest gap, where one near a midpoint can jump over a level's cell. clip_velocity: see `skewed_velocity`.
 
     >>> method = ASkew(Levels.binary(), epsilon=Geometric(0.5, 0.5))
     >>> method.anneal()
@@ -110,7 +97,8 @@ class ASkew(Method):
         return self.epsilon
 
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
-        return _skewed(grad, w, levels, self.epsilon, self.alpha, self.constraint, self.clip, self.clip_velocity, out)
+        push = self.constraint.push(w, levels, self.epsilon).mul_(self.alpha).clamp_(-self.clip, self.clip)
+        return _skewed(grad, push, self.clip if self.clip_velocity else math.inf, out)
 
     @property
     def plan(self) -> Schedule:
@@ -123,13 +111,11 @@ class ASkew(Method):
             return
         if self.alpha * lr > 1:
             raise ValueError(
-                f"alpha * lr = {self.alpha:g} * {lr:g} = {self.alpha * lr:g} is above 1: outside the hull each push would "
-                f"jump over the feasible edge (above 2: away from it). Allowed is alpha <= {1 / lr:g} at this lr; "
-                "allow_overshoot=True accepts it"
+                f"alpha * lr = {self.alpha:g} * {lr:g} is above 1: outside the hull each push would jump over the feasible edge. "
+                f"Allowed is alpha <= {1 / lr:g} at this lr; allow_overshoot=True accepts it"
             )
-        if self.clip * lr > min(levels.gaps) / 2:
+        if self.clip * lr > (half := min(levels.gaps) / 2):
             raise ValueError(
-                f"clip * lr = {self.clip:g} * {lr:g} = {self.clip * lr:g} is above {min(levels.gaps) / 2:g}, half the smallest "
-                f"gap of the levels: near a midpoint one push could jump over the nearest level's whole cell. Allowed is clip "
-                f"<= {min(levels.gaps) / 2 / lr:g} at this lr; allow_overshoot=True accepts it"
+                f"clip * lr = {self.clip:g} * {lr:g} is above {half:g}, half the smallest gap of the levels: near a midpoint a push "
+                f"could jump over a level's whole cell. Allowed is clip <= {half / lr:g} at this lr; allow_overshoot=True accepts it"
             )
