@@ -1,4 +1,4 @@
-"""The smoothed interval constraints: psi (19), phi (22) and the smooth pieces f_j of section 5.
+"""The smoothed interval constraints: psi (19) and phi (22).
 
 A weight is feasible when its constraint is >= 0. Both functions are evaluated in factorised form,
 
@@ -145,28 +145,3 @@ class Constraint:
 
 PHI = Constraint("phi", 22, _phi, _phi_derivative, lambda eps: eps, lambda gap: gap**2 / 4, degree=1)
 PSI = Constraint("psi", 19, _psi, _psi_derivative, math.sqrt, lambda gap: gap**4 / 16, degree=2)
-
-
-def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
-    """The smooth constraints f_1 .. f_(K+1) whose minimum is phi (paper, section 5): shape (K + 1, *w.shape).
-
-    f_1 = eps - (q_1 - w),  f_j = eps - (q_(j-1) - w)(w - q_j) for j = 2..K,  f_(K+1) = eps - (w - q_K).
-
-    >>> w, levels = torch.tensor([-2.0, 0.25, 1.25]), Levels.binary()
-    >>> torch.allclose(pieces(w, levels, epsilon=0.5).amin(0), PHI.value(w, levels, epsilon=0.5))
-    True
-    """
-    q = levels.values
-    middle = [(w - a) * (w - b) + epsilon for a, b in zip(q, q[1:], strict=False)]
-    return torch.stack([w + (epsilon - q[0]), *middle, (epsilon + q[-1]) - w])
-
-
-def pieces_derivative(w: Tensor, levels: Levels) -> Tensor:
-    """Derivatives of the pieces f_j, shape (K + 1, *w.shape); they do not depend on epsilon.
-
-    >>> pieces_derivative(torch.tensor([0.25]), Levels.binary())[:, 0].tolist()
-    [1.0, 0.5, -1.0]
-    """
-    q = levels.values
-    one = torch.ones_like(w)
-    return torch.stack([one, *[2 * w - (a + b) for a, b in zip(q, q[1:], strict=False)], -one])

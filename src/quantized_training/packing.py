@@ -1,8 +1,8 @@
 """Quantised weights as they are stored: 1, 2 or 4 bits each, in memory and in a file.
 
-A file is 8 bytes that name the format, the SHA-256 of what follows, which notices any change, and what torch.save made of
-`entries` and of `data`, the bytes of all tensors one after the other. `entries` lists the tensors by name with shape, type,
-bytes and, where they are packed, levels and scale; a tensor that has another name already has that as `same` and no bytes.
+A file is 8 bytes that name the format, the SHA-256 of what follows, and what torch.save made of `entries` and of `data`, the
+bytes of all tensors one after the other. An entry has a tensor's name, shape, type, number of bytes and, where it is packed,
+levels and scale; a tensor that has another name already has that as `same` and no bytes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def bits(levels: Levels) -> int:
 def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | None = None) -> Tensor:
     """Weights that lie on the levels, as uint8 of shape (ceil(n * bits / 8),): the first weight in the lowest bits.
 
-    scale: the weights lie on the levels times it, multiplied in its own precision; a number, or a shape that broadcasts.
-    Raises ValueError, with the name, where a weight lies on no level.
+    scale: the weights lie on the levels times it, multiplied in its own precision; its shape broadcasts. Raises ValueError,
+    with the name, where a weight lies on no level.
 
     >>> pack(torch.tensor([1.0, -1.0, 1.0]), Levels.binary()).tolist() == [0b101]
     True
@@ -49,8 +49,7 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | No
     if off.any():
         raise ValueError(
             f"{name}: {int(off.sum())} of {w.numel()} weights lie on no level, the first is {w[off][0]:.9g}; the levels are "
-            f"{levels.values}{'' if scale is None else ' times a scale'} (pack what `finish` returns, or inside "
-            "`with optimizer.quantized():`)"
+            f"{levels.values} (pack what `finish` returns, or inside `with optimizer.quantized():`)"
         )
     codes = codes.flatten().to(torch.uint8)
     per_byte = 8 // b
@@ -94,10 +93,9 @@ def unpack(
 def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = None) -> int:
     """Write parameters and buffers of a model to one file, quantised ones packed; returns its size in bytes.
 
-    model: what `finish` returned; or any, with the optimizer's parameter groups, each with `quantize` (default True, as in
-    `QuantizedOptimizer`) and `levels`, inside `with optimizer.quantized():`. Raises ValueError, with the parameter's name,
-    where a weight lies on no level, and where a quantised group has no levels or parameters that are not the model's; then
-    nothing is written.
+    model: what `finish` returned; or any, with the optimizer's parameter groups, inside `with optimizer.quantized():`. Raises
+    ValueError, with the parameter's name, where a weight lies on no level, and where a quantised group has no levels or
+    parameters that are not the model's; then nothing is written.
 
     >>> model, path = nn.Linear(1024, 8, bias=False), tempfile.mkdtemp() + "/model.qt"
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters()), BinaryConnect(Levels.binary()))
@@ -126,17 +124,13 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
         if t in first:
             entry["same"] = first[t]
             continue
-        first[t], kept = name, [t]
+        first[t], kept = name, t
         if t in known:
             levels, scale = known[t]
-            kept = [pack(t, levels, name, scale)]
-            entry["levels"] = levels.values
-            if scale is not None:
-                entry["scale"] = tuple(scale.shape), scale.dtype
-                kept.append(scale)
-        kept = [x.detach().cpu().reshape(-1).view(torch.uint8) for x in kept]
-        entry["bytes"] = sum(map(len, kept))
-        parts += kept
+            kept = pack(t, levels, name, scale)
+            entry |= {"levels": levels.values} | ({} if scale is None else {"scale": scale.cpu()})
+        parts.append(kept.detach().cpu().reshape(-1).view(torch.uint8))
+        entry["bytes"] = len(parts[-1])
     torch.save({"entries": entries, "data": torch.cat(parts)}, body := io.BytesIO())
     content = MAGIC + hashlib.sha256(body.getbuffer()).digest() + body.getbuffer()
     write_whole(Path(path), content)
@@ -144,8 +138,8 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
 
 
 def contents(path: str | Path) -> list[dict]:
-    """What a file holds, tensor by tensor: name, shape, dtype, bytes, `tensor`, where it is packed `levels`, and `same`, the
-    name under which a shared tensor is stored. Raises ValueError naming a file that is damaged or no such file.
+    """What a file holds, tensor by tensor: name, shape, dtype, bytes, `tensor`, where it is packed `levels` (and `scale`), and
+    `same`, the name under which a shared tensor is stored. Raises ValueError naming a file that is damaged or no such file.
 
     >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
     >>> size = save(path, model, groups=[])  # nothing quantised, nothing packed
@@ -159,15 +153,11 @@ def contents(path: str | Path) -> list[dict]:
         raise ValueError(f"{path} is damaged or partial: its {len(body):,} bytes have another SHA-256 than it says")
     found, known = torch.load(io.BytesIO(body), weights_only=True), {}
     for e, data in zip(found["entries"], found["data"].split([e["bytes"] for e in found["entries"]]), strict=True):
-        scale = None
-        if "scale" in e:
-            shape, dtype = e.pop("scale")
-            size = torch.Size(shape).numel() * dtype.itemsize
-            data, scale = data[:-size], data[-size:].clone().view(dtype).reshape(shape)
         if "same" in e:
             e["tensor"] = known[e["same"]]
         elif "levels" in e:
-            e["levels"] = Levels(e["levels"])
+            scale, e["levels"] = e.get("scale"), Levels(e["levels"])
+            e["bytes"] += 0 if scale is None else scale.nbytes
             e["tensor"] = unpack(data, e["levels"], e["shape"], e["dtype"], scale)
         else:
             e["tensor"] = data.clone().view(e["dtype"]).reshape(e["shape"])

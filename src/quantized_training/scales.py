@@ -84,8 +84,7 @@ def _fit(w: Tensor, levels: Levels, keep: int) -> Tensor:
 
 
 class _Times(torch.autograd.Function):
-    """v -> s v. Backwards the gradient is divided by s for v, so that a step of SGD on v moves s v as it would have moved
-    w = s v; for s it is the chain rule's, times `rate`."""
+    """v -> s v. Backwards the gradient is divided by s for v; for s it is the chain rule's, times `rate`."""
 
     @staticmethod
     def forward(ctx, v: Tensor, factor: Tensor, least: Tensor | None, rate: float | None) -> Tensor:
@@ -103,8 +102,8 @@ class _Times(torch.autograd.Function):
 class Scale(nn.Module):
     """A positive factor between a layer's parameter and the weight it uses; see `layers.scale_layers` for its gradients.
 
-    factor: a number, or one for each output channel, shape (channels,). rate: None for a fixed factor; else it is a
-    parameter whose gradient is multiplied by `rate`, and which counts as at least a thousandth of what it was at first.
+    factor: a number, or one for each output channel, shape (channels,). rate: None for a fixed factor; else it is a parameter
+    whose gradient is multiplied by `rate`, and which counts as at least a thousandth of what it was at first.
 
     >>> Scale(0.5, like=torch.ones(1))(torch.tensor([-1.0, 1.0])).tolist()
     [-0.5, 0.5]

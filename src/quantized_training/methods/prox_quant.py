@@ -14,9 +14,7 @@ from .base import Method
 
 
 def prox_l1(w: Tensor, levels: Levels, strength: float) -> Tensor:
-    """Proximal operator of strength * min_q ||w - q||_1: every weight moves towards its nearest level by at most `strength`.
-
-    A weight within `strength` of its level lands exactly on it, so a finite strength already quantises.
+    """Proximal operator of strength * min_q ||w - q||_1: every weight moves to its nearest level by at most `strength`.
 
     >>> prox_l1(torch.tensor([0.25, 0.875]), Levels.binary(), strength=0.25).tolist()
     [0.5, 1.0]
@@ -27,9 +25,9 @@ def prox_l1(w: Tensor, levels: Levels, strength: float) -> Tensor:
 
 
 def prox_l2(w: Tensor, levels: Levels, strength: float, dim: tuple[int, ...] | None = None) -> Tensor:
-    """Proximal operator of strength * min_q ||w - q||_2 (not squared, as printed): the whole tensor moves as one block.
+    """Proximal operator of strength * min_q ||w - q||_2 (not squared, as printed): a block of weights moves as one.
 
-    dim: the dimensions that form one block, by default all of them.
+    dim: the dimensions that form a block, by default all of them.
 
     >>> prox_l2(torch.tensor([0.25, 1.0]), Levels.binary(), strength=0.5).tolist()
     [0.75, 1.0]
@@ -57,10 +55,9 @@ DEFAULT_STRENGTH = Linear(1e-4)
 class ProxQuant(Method):
     """A gradient step on the latent weights, then the proximal operator of the W-shaped regulariser (6).
 
-    strength: lambda_k as a number or a schedule of the annealing index (`anneal` advances it); the prox parameter is
-    lr * lambda_k. norm: "l1", "l2" (unsquared, one block per parameter tensor) or "squared_l2".
-    ensemble: the first dimension of every parameter counts independent runs, each a block of its own under "l2".
-    Raises ValueError for an unknown norm, and for a strength that is negative or not finite.
+    strength: lambda_k as a number or a schedule of the annealing index; the prox parameter is lr * lambda_k. norm: "l1", "l2"
+    (one block per parameter) or "squared_l2". ensemble: the first dimension of every parameter counts independent runs, each
+    a block of its own under "l2". Raises ValueError for an unknown norm, and a strength that is negative or not finite.
 
     >>> method = ProxQuant(Levels.binary(), strength=Linear(1.0))
     >>> method.anneal()
@@ -92,9 +89,7 @@ class ProxQuant(Method):
     def check(self, levels: Levels, lr: float, k: int | None = None) -> None:
         value = self.strength(self.t if k is None else k)
         if not 0 <= value < math.inf:
-            raise ValueError(
-                f"strength={value} after {k or self.t} calls of anneal(): it must be finite and not negative"
-            )
+            raise ValueError(f"strength={value} after {k or self.t} calls of anneal(): it must be finite, not negative")
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         strength = lr * self.strength(self.t)

@@ -16,13 +16,13 @@ from .base import Method, chunks, local
 class SGDA(Method):
     """Descent in w, ascent in the multipliers lambda of the pieces f_j >= 0: L(w, lambda) = loss(w) - lambda' f(w).
 
-    epsilon: tolerance of the constraints, fixed during training; None for half its largest legal value, which is 0.5 for -1
-    and 1, and for every parameter group that of its own levels. dual_lr: the dual step eta_lambda; dual_max: every
-    multiplier is projected on [0, dual_max] (the paper restricts lambda to a set of diameter D and names no value). The
-    defaults are chosen by a rule from the maps of Tasks I and II (the book's page "Sensitivity"); after rounding, Task II
-    stays behind BinaryConnect at every setting there.
-    Both steps use the same iterate (w, lambda), as Algorithm 2 prints. The multipliers of a parameter of shape s are
-    `state["dual"]`, shape (K + 1, *s), from zero. Raises ValueError for values outside their range.
+    f_1 = eps - (q_1 - w),  f_j = eps - (q_(j-1) - w)(w - q_j) for j = 2..K,  f_(K+1) = eps - (w - q_K); their minimum is phi.
+
+    epsilon: tolerance, fixed during training; None for half its largest legal value, that of each parameter group's own
+    levels. dual_lr: the dual step eta_lambda. dual_max: every multiplier is projected on [0, dual_max] (the paper names no
+    value). The defaults are chosen by a rule from the maps of Tasks I and II (the book's page "Sensitivity"). Both steps use
+    the same iterate (w, lambda), as Algorithm 2 prints. The multipliers of a parameter of shape s are `state["dual"]`, shape
+    (K + 1, *s), from zero. Raises ValueError for values outside their range.
 
     >>> method, w, state = SGDA(Levels.binary(), epsilon=0.5, dual_lr=0.5), torch.tensor([0.25]), {}
     >>> multiplier = [value.item() for _, value in method.late_changes(w, method.levels, state)][-1]  # of the gap

@@ -13,8 +13,6 @@ from .base import Method
 def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
     """1 where w lies inside the hull, 0 elsewhere: for {-1, +1} the indicator 1{|w| <= 1} of (3).
 
-    The paper names it after the clipped ReLU; it is the derivative of the hard tanh.
-
     >>> straight_through_mask(torch.tensor([-1.5, 0.5, 1.0]), Levels.binary()).tolist()
     [0.0, 1.0, 1.0]
     """
@@ -55,8 +53,7 @@ class StraightThrough(Method):
 class KBitStraightThrough(Method):
     """Gradient at the k-bit rounding (5) of the latent weight, passed on unchanged, latent weights clipped to the hull.
 
-    Equation (5) takes numbers from [0, 1]; the map from weights to [0, 1] is not given in the paper. Here the hull
-    [q_1, q_K] is mapped on it, so that the latent weights live on the scale of the levels.
+    Equation (5) takes numbers from [0, 1]; here the hull [q_1, q_K] is mapped on it, which the paper leaves open.
 
     >>> method = KBitStraightThrough(bits=2)
     >>> method.levels.values, method.forward_point(torch.tensor([0.25, 7.0]), method.levels, {}).tolist()

@@ -35,12 +35,12 @@ from quantized_training import (
     StraightThrough,
 )
 from quantized_training.adaptive import BAMSProd, Bop
-from quantized_training.constraints import pieces
 from quantized_training.optimizer import QuantizedOptimizer
 
 from ..methods import BINARY
 from ..tasks import logistic, moons
 from ..tasks.ensembles import Ensemble, train
+from ..theory.lagrangian import pieces
 from ..vision.networks import resnet18
 
 TASKS = {"I": logistic, "II": moons}

@@ -12,7 +12,6 @@ from scipy.optimize import linprog, minimize, minimize_scalar
 
 from helpers import levels_and_weights, tensor
 from quantized_training import PHI, SGDA, Levels
-from quantized_training.constraints import pieces
 from study.theory import reference as ref
 from study.theory.lagrangian import (
     descent_ascent,
@@ -24,6 +23,7 @@ from study.theory.lagrangian import (
     largest_stable,
     moreau_envelope,
     primal_function,
+    pieces,
     printed_pieces,
     record,
     step_eigenvalues,
