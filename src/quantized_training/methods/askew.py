@@ -111,8 +111,8 @@ class ASkew(Method):
             return
         if self.alpha * lr > 1:
             raise ValueError(
-                f"alpha * lr = {self.alpha:g} * {lr:g} is above 1: outside the hull each push would jump over the feasible edge. "
-                f"Allowed is alpha <= {1 / lr:g} at this lr; allow_overshoot=True accepts it"
+                f"alpha * lr = {self.alpha:g} * {lr:g} = {self.alpha * lr:g} is above 1: each push from outside the hull would jump over "
+                f"the feasible edge. Allowed is alpha <= {1 / lr:g} at this lr; allow_overshoot=True accepts it"
             )
         if self.clip * lr > (half := min(levels.gaps) / 2):
             raise ValueError(
