@@ -119,7 +119,7 @@ def load_state_dict(optimizer: QuantizedOptimizer, found: dict) -> None:
         optimizer.state.update(before[2])
         optimizer.method.load_state_dict(before[3])
         raise
-    optimizer.param_groups, optimizer.state.stepped = base.param_groups, True
+    optimizer.param_groups, optimizer._steps = base.param_groups, max(optimizer._steps, 1)
     optimizer._seen = {p: (p._version, group["levels"]) for group, p in optimizer._quantized_parameters()}
     _hooked(optimizer._optimizer_load_state_dict_post_hooks, optimizer)
 
@@ -138,10 +138,14 @@ def _checked(optimizer: QuantizedOptimizer, found: dict) -> tuple[dict, list[dic
         g, method = _split(g)
         if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
             raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")
-        groups.append(g | {"levels": _levels(g["levels"])})
+        first = sum(len(g["params"]) for g in groups)
+        numbers = list(range(first, first + len(live["params"])))
+        groups.append(g | {"levels": _levels(g["levels"]), "params": numbers})
         optimizer._check(groups[-1] | {"params": live["params"]})
     if method.keys() != (expected := own.state_dict() if here else {}).keys():
         raise ValueError(f"this state has {sorted(method)} of the method, expected is {sorted(expected)}")
+    ids = [i for g in found["param_groups"] for i in g["params"]]  # some tools put names there
+    state = {ids.index(i) if i in ids else i: entries for i, entries in state.items()}
     params = [(g, p) for g, live in zip(groups, here, strict=True) for p in live["params"]]
     if unknown := [i for i in state if i not in range(len(params))]:
         raise ValueError(f"this state has parameters {unknown}, the optimizer {len(params)} of them")

@@ -82,6 +82,9 @@ class Constraint:
     cap: Callable[[float], float]
     degree: int
 
+    def __reduce__(self) -> str:
+        return self.name.upper()  # in a pickle: the constant of this module
+
     def push(self, w: Tensor, levels: Levels, epsilon: float) -> Tensor:
         """-g / g' of infeasible weights, which points to their feasible interval, and 0 for the others: w's shape.
 

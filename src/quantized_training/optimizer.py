@@ -65,6 +65,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         self._kept: dict[Tensor, dict[str, Tensor]] = {}  # memory of the steps
         super().__init__(base.param_groups, {})
         self.state = _State(dict)
+        self.state.full = self._full
         self.param_groups, self.defaults, self._linked = base.param_groups, base.defaults, True
         for group in self.param_groups:
             self._check(group)
@@ -173,6 +174,9 @@ class QuantizedOptimizer(torch.optim.Optimizer):
     def _changed(self, p: Tensor) -> bool:
         return self._apart(p) and self._seen[p][0] != p._version
 
+    def _full(self) -> bool:
+        return self._steps > 0 or any(self._changed(p) for p in self._seen)
+
     def _quantized_parameters(self) -> Iterator[tuple[dict, Tensor]]:
         return ((group, p) for group in self.param_groups if group["quantize"] for p in group["params"])
 
@@ -234,7 +238,6 @@ class QuantizedOptimizer(torch.optim.Optimizer):
                 self._latent(p)
         Transaction(self).run()
         self._steps += 1
-        self.state.stepped = True
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
         if plan is not None and len(set(tried(plan).values())) > 1:
             warnings.warn(
@@ -330,14 +333,12 @@ class QuantizedOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__({"_view": None, "_linked": True, "_kept": {}} | state)
         self._seen = {p: (-1 if changed else p._version, levels) for p, (changed, levels) in self._seen.items()}
-        self.state.stepped = self._steps > 0
+        self.state.full = self._full
         checkpoint.write_plain_numbers(self.base)
 
 
 class _State(defaultdict):
     """Counts as empty until a step was taken: torch.distributed.checkpoint then takes one, with the learning rate 0."""
 
-    stepped = False
-
     def __bool__(self) -> bool:
-        return self.stepped
+        return self.full()

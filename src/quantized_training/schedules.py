@@ -150,5 +150,8 @@ def tried(schedule: Schedule) -> dict[int, float]:
     found: dict[int, float] = {}
     with suppress(LookupError):
         for k in range(1 if isinstance(schedule, Constant) else 1001):
-            found[k] = number(f"schedule({k})", schedule(k), finite=False)
+            try:
+                found[k] = number(f"schedule({k})", schedule(k), finite=False)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"schedule={schedule!r}: it must give a number at {k}: {error}") from error
     return found

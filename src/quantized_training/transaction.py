@@ -50,7 +50,7 @@ def _surely(act: Callable[[], None]) -> None:
         raise
 
 
-def _raise_where_not_finite(tensors: list[Tensor], sums: list[Tensor], what: str) -> None:
+def _raise_where_not_finite(tensors: Iterator[Tensor], sums: list[Tensor], what: str) -> None:
     """FloatingPointError where one of the tensors has such entries. sums: of all of them, perhaps in parts."""
     # A finite sum has finite terms, and adding up is many times faster than looking; only a sum can overflow, too.
     if sums and not whole(torch.stack([s.float() for s in sums])).isfinite().all():
@@ -84,7 +84,8 @@ class _Part:
     def split(self, flat: Tensor) -> list[Tensor]:
         if len(self.params) == 1:
             return [flat]
-        return [x.view(p.shape) for x, p in zip(flat.split([p.numel() for p in self.params]), self.params, strict=True)]
+        parts = flat.split([p.numel() for p in self.params])
+        return [x if p.ndim == 1 else x.view(p.shape) for x, p in zip(parts, self.params, strict=True)]
 
     def hold(self, p: Tensor, value: Tensor) -> None:
         if self.swaps:
@@ -154,7 +155,7 @@ class Transaction:
         gradients, weights = [], []  # their sums
         for b in self.parts:
             self._prepare(b, gradients, weights)
-        _raise_where_not_finite([g for b in self.parts for g in b.grads], gradients, "gradient")
+        _raise_where_not_finite((g for b in self.parts for g in b.grads), gradients, "gradient")
         for group, _ in self.decays:
             group["weight_decay"] = 0.0
         self.base.step()
@@ -168,7 +169,7 @@ class Transaction:
                         x.copy_(self.method.after_step(x, b.levels, b.state, b.group["lr"]))
                 weights.append(b.new.sum())
         self._restore()
-        _raise_where_not_finite([x for b in self.parts for x in b.split(b.new)], weights, "new weight")
+        _raise_where_not_finite((x for b in self.parts for x in b.split(b.new)), weights, "new weight")
         for b in self.parts:
             if b.apart and not self.method.repeats:
                 b.point = self.method.forward_point(b.new, b.levels, b.state)
@@ -200,9 +201,10 @@ class Transaction:
             if self.corrects:
                 o.copy_(self.method.after_step(o, b.levels, b.state, b.group["lr"]))
             weights.append(o.sum())
-        for p, x, d in zip(b.params, b.split(b.new), b.split(out), strict=True):
-            p.grad = None
-            if not b.fused:
+        for p in b.params:
+            p.grad = None  # of what is fused the base sees nothing
+        if not b.fused:
+            for p, x, d in zip(b.params, b.split(b.new), b.grads if out is g else b.split(out), strict=True):
                 b.hold(p, x)
                 p.grad = d
 

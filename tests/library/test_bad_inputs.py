@@ -41,7 +41,7 @@ def junk(rng, *fits):
 
 def bad_levels(rng):
     good = sorted({round(rng.uniform(-3, 3), 3) for _ in range(rng.randint(3, 6))})
-    good[rng.randrange(len(good))] = rng.choice([*JUNK[:10], *NOT_FINITE, good[-1], True, good[0]])
+    good.insert(rng.randrange(1, len(good)), rng.choice([*JUNK[:10], *NOT_FINITE, good[-1], True, good[0]]))
     worse = [good, good[::-1] if len(good) > 1 else [], [good[0]], rng.choice(JUNK[:9]), 3, -1.0, None, "ab", good * 2]
     return rng.choice(worse)
 
@@ -54,7 +54,7 @@ def schedule(rng):
             qt.Linear(rng.uniform(0.01, 0.9)),
             qt.Geometric(rng.uniform(1, 9), rng.uniform(0.1, 0.99)),
             [rng.uniform(0.1, 0.9), rng.choice([0.0, -1.0, 2.0, math.nan, "x", None])].__getitem__,
-            lambda k, at=rng.randint(1, 999): 0.5 if k < at else -0.5,
+            [0.5, 0.25, 0.125, rng.choice([-0.5, 0, 1.0])].__getitem__,
         ]
     )
 
@@ -87,7 +87,7 @@ CONSTRUCTORS = {
         B,
         **rng.choice(
             [
-                lambda: {"epsilon": rng.choice([lambda k: 0.5, bad_number(rng, positive=True, top=1) or 0.0])},
+                lambda: {"epsilon": rng.choice([lambda k: 0.5, bad_number(rng, positive=True, top=1)])},
                 lambda: {"dual_lr": bad_number(rng, positive=True)},
                 lambda: {"dual_max": bad_number(rng, positive=True, inf=True)},
             ]
@@ -136,7 +136,7 @@ CONSTRUCTORS = {
                     "betas": rng.choice([0.9, (0.9,), (1.0, 0.9), (0.9, -0.1), ("a", 0.9), (0.9, math.nan), None, ()])
                 },
                 lambda: {"eps": bad_number(rng)},
-                lambda: {"target": bad_number(rng, positive=True) or "x"},
+                lambda: {"target": rng.choice([0, -1, "x", math.nan, math.inf])},
                 lambda: {"least_error": bad_number(rng, positive=True, top=1)},
                 lambda: {"box": bad_number(rng, positive=True, inf=True)},
                 lambda: {rng.choice(["ensemble", "sqrt_decay"]): junk(rng, bool)},
