@@ -7,29 +7,18 @@ state ("method.t" and so on, the same in every group), because tools that take a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from .levels import Levels
 from .transaction import _coarse, whole
 
-if TYPE_CHECKING:
-    from .optimizer import QuantizedOptimizer
-
 MINE = "method."
 LIKE_WEIGHTS = "momentum_buffer exp_avg exp_avg_sq max_exp_avg_sq exp_inf sum square_avg acc_delta grad_avg".split()
 
 
-def write_plain_numbers(base: torch.optim.Optimizer) -> None:
-    """Let the base's own state_dict hold levels as numbers, which torch.load reads with weights_only.
-
-    >>> base = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "levels": Levels.binary()}], lr=0.1)
-    >>> write_plain_numbers(base)
-    >>> base.state_dict()["param_groups"][0]["levels"]
-    (-1.0, 1.0)
-    """
+def _write_plain_numbers(base: torch.optim.Optimizer) -> None:
+    """Let the base's own state_dict hold levels as numbers, which torch.load reads with weights_only."""
     if _numbers not in base._optimizer_state_dict_post_hooks.values():
         base.register_state_dict_post_hook(_numbers)
         base.register_load_state_dict_pre_hook(_objects)
@@ -55,21 +44,6 @@ def _hooked(hooks: dict, *given: object) -> object:
     return given[-1]
 
 
-def state_dict(optimizer: QuantizedOptimizer) -> dict:
-    """See `QuantizedOptimizer.state_dict`.
-
-    >>> w = nn.Parameter(torch.tensor([0.25]))
-    >>> found = state_dict(QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary())))
-    >>> found["state"], found["param_groups"][0]["method"]
-    ({0: {'method.latent': tensor([0.2500])}}, 'StraightThrough')
-    """
-    _hooked(optimizer._optimizer_state_dict_pre_hooks, optimizer)
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    mine = {i: optimizer.state[p] for i, p in enumerate(params) if p in optimizer.state}
-    found = _joined(optimizer.base.state_dict(), mine, type(optimizer.method).__name__, optimizer.method.state_dict())
-    return _hooked(optimizer._optimizer_state_dict_post_hooks, optimizer, found)
-
-
 def _joined(base: dict, mine: dict, kind: str, method: dict) -> dict:
     state = {i: dict(entries) for i, entries in base["state"].items()}
     for i, entries in mine.items():
@@ -84,96 +58,96 @@ def _split(entries: dict) -> tuple[dict, dict]:
     return {k: v for k, v in entries.items() if k != "method" and not str(k).startswith(MINE)}, mine
 
 
-@torch.no_grad()
-def load_state_dict(optimizer: QuantizedOptimizer, found: dict) -> None:
-    """See `QuantizedOptimizer.load_state_dict`.
+class _Checkpoints(torch.optim.Optimizer):
+    """The part of `QuantizedOptimizer` that writes and reads its state."""
 
-    >>> w = nn.Parameter(torch.tensor([0.25]))
-    >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))
-    >>> load_state_dict(optimizer, {"state": {}, "param_groups": []})
-    Traceback (most recent call last):
-    ValueError: this state has parameter groups of [] parameters, the optimizer of [1]
-    """
-    found = _hooked(optimizer._optimizer_load_state_dict_pre_hooks, optimizer, found)
-    try:
-        if "base" in found:  # a file of an earlier version
-            found = _joined(found["base"], found["weights"], found["kind"], found["method"])
-        method, groups, theirs, mine = _checked(optimizer, found)
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"this is no state of a QuantizedOptimizer: {type(error).__name__}: {error}") from error
-    base, params = optimizer.base, [p for g in optimizer.param_groups for p in g["params"]]
-    before = base.state, base.param_groups, optimizer.state.copy(), optimizer.method.state_dict()
-    try:
-        base.load_state_dict({"state": theirs, "param_groups": groups})
-        optimizer.method.load_state_dict(method)
-        optimizer.state.clear()
-        optimizer.state.update({params[i]: entries for i, entries in mine.items()})
-        for i, entries in theirs.items():
-            if _coarse(params[i]):  # torch has rounded what the base keeps in float32
-                base.state[params[i]].update(
-                    {k: v for k, v in entries.items() if getattr(v, "dtype", 0) == torch.float32}
-                )
-    except BaseException:
-        base.state, base.param_groups = before[:2]
-        optimizer.state.clear()
-        optimizer.state.update(before[2])
-        optimizer.method.load_state_dict(before[3])
-        raise
-    optimizer.param_groups, optimizer._steps = base.param_groups, max(optimizer._steps, 1)
-    optimizer._seen = {p: (p._version, group["levels"]) for group, p in optimizer._quantized_parameters()}
-    _hooked(optimizer._optimizer_load_state_dict_post_hooks, optimizer)
+    def state_dict(self) -> dict:
+        """Everything a resumed run needs, in torch's own shape: `state` by the parameters' numbers (the base's, and the
+        latent weights and multipliers), `param_groups` of plain numbers, which also carry the method's own state."""
+        self._refuse_in_view("state_dict()")
+        _hooked(self._optimizer_state_dict_pre_hooks, self)
+        params = [p for group in self.param_groups for p in group["params"]]
+        mine = {i: self.state[p] for i, p in enumerate(params) if p in self.state}
+        found = _joined(self.base.state_dict(), mine, type(self.method).__name__, self.method.state_dict())
+        return _hooked(self._optimizer_state_dict_post_hooks, self, found)
 
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore `state_dict`, or refuse it with ValueError before anything changes. Load the model's own state_dict
+        first: it carries the weights of the other parameters. Files of earlier versions are read, too."""
+        self._refuse_in_view("load_state_dict()")
+        found = _hooked(self._optimizer_load_state_dict_pre_hooks, self, state_dict)
+        try:
+            if "base" in found:  # a file of an earlier version
+                found = _joined(found["base"], found["weights"], found["kind"], found["method"])
+            method, groups, theirs, mine = self._checked(found)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"this is no state of a QuantizedOptimizer: {type(error).__name__}: {error}") from error
+        base, params = self.base, [p for g in self.param_groups for p in g["params"]]
+        before = base.state, base.param_groups, self.state.copy(), self.method.state_dict()
+        try:
+            base.load_state_dict({"state": theirs, "param_groups": groups})
+            self.method.load_state_dict(method)
+            self.state.clear()
+            self.state.update({params[i]: entries for i, entries in mine.items()})
+            for i, entries in theirs.items():
+                if _coarse(params[i]):  # torch has rounded what the base keeps in float32
+                    fine = {k: v for k, v in entries.items() if getattr(v, "dtype", 0) == torch.float32}
+                    base.state[params[i]].update(fine)
+        except BaseException:
+            base.state, base.param_groups = before[:2]
+            self.state.clear()
+            self.state.update(before[2])
+            self.method.load_state_dict(before[3])
+            raise
+        self.param_groups, self._steps = base.param_groups, max(self._steps, 1)
+        self._seen = {p: (p._version, group["levels"]) for group, p in self._quantized_parameters()}
+        _hooked(self._optimizer_load_state_dict_post_hooks, self)
 
-def _checked(optimizer: QuantizedOptimizer, found: dict) -> tuple[dict, list[dict], dict, dict]:
-    """The method's state, the groups, the base's and the method's entries of the parameters (copies); ValueError where they
-    are not those of this optimizer."""
-    own, here, state = optimizer.method, optimizer.param_groups, found["state"]
-    sizes = [[len(g["params"]) for g in groups] for groups in (found["param_groups"], here)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(f"this state has parameter groups of {sizes[0]} parameters, the optimizer of {sizes[1]}")
-    method, groups = {}, []
-    for g, live in zip(found["param_groups"], here, strict=True):
-        if g["method"] != type(own).__name__:
-            raise ValueError(f"this state belongs to the method {g['method']}, the optimizer runs {type(own).__name__}")
-        g, method = _split(g)
-        if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
-            raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")
-        first = sum(len(g["params"]) for g in groups)
-        numbers = list(range(first, first + len(live["params"])))
-        groups.append(g | {"levels": _levels(g["levels"]), "params": numbers})
-        optimizer._check(groups[-1] | {"params": live["params"]})
-    if method.keys() != (expected := own.state_dict() if here else {}).keys():
-        raise ValueError(f"this state has {sorted(method)} of the method, expected is {sorted(expected)}")
-    ids = [i for g in found["param_groups"] for i in g["params"]]  # some tools put names there
-    state = {ids.index(i) if i in ids else i: entries for i, entries in state.items()}
-    params = [(g, p) for g, live in zip(groups, here, strict=True) for p in live["params"]]
-    if unknown := [i for i in state if i not in range(len(params))]:
-        raise ValueError(f"this state has parameters {unknown}, the optimizer {len(params)} of them")
-    theirs, mine = {}, {}
-    for i, (g, p) in enumerate(params):
-        for part, entries in zip((theirs, mine), _split(state.get(i, {})), strict=True):
-            for name, v in entries.items():
-                if isinstance(v, Tensor):
-                    _check_entry(
-                        f"{name} of parameter {i}", v, _shape(optimizer, p, g, name, part is mine), part is mine
-                    )
-            if entries:
-                part[i] = {k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k, v in entries.items()}
-        if (g["quantize"] and optimizer._apart(p)) != isinstance(mine.get(i, {}).get("latent"), Tensor):
-            raise ValueError(f"this state lacks latent weights of parameter {i}, or has some that are not kept here")
-    return method, groups, theirs, mine
+    def _checked(self, found: dict) -> tuple[dict, list[dict], dict, dict]:
+        """The method's state, the groups, the base's and the method's entries of the parameters (copies); ValueError where
+        they are not those of this optimizer."""
+        own, here, kind = self.method, self.param_groups, type(self.method).__name__
+        sizes = [[len(g["params"]) for g in groups] for groups in (found["param_groups"], here)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"this state has parameter groups of {sizes[0]} parameters, the optimizer of {sizes[1]}")
+        method, groups = {}, []
+        for g, live in zip(found["param_groups"], here, strict=True):
+            if g["method"] != kind:
+                raise ValueError(f"this state belongs to the method {g['method']}, the optimizer runs {kind}")
+            g, method = _split(g)
+            if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
+                raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")
+            first = sum(len(g["params"]) for g in groups)
+            numbers = list(range(first, first + len(live["params"])))
+            groups.append(g | {"levels": _levels(g["levels"]), "params": numbers})
+            self._check(groups[-1] | {"params": live["params"]})
+        if method.keys() != (expected := own.state_dict() if here else {}).keys():
+            raise ValueError(f"this state has {sorted(method)} of the method, expected is {sorted(expected)}")
+        ids = [i for g in found["param_groups"] for i in g["params"]]  # some tools put names there
+        state = {ids.index(i) if i in ids else i: entries for i, entries in found["state"].items()}
+        params = [(g, p) for g, live in zip(groups, here, strict=True) for p in live["params"]]
+        if unknown := [i for i in state if i not in range(len(params))]:
+            raise ValueError(f"this state has parameters {unknown}, the optimizer {len(params)} of them")
+        theirs, mine = {}, {}
+        for i, (g, p) in enumerate(params):
+            for part, entries in zip((theirs, mine), _split(state.get(i, {})), strict=True):
+                tensors = {name: v for name, v in entries.items() if isinstance(v, Tensor)}
+                for name, v in tensors.items():
+                    shape = self._shape(p, g, name, part is mine)
+                    if shape is not None and v.shape != shape:
+                        raise ValueError(f"{name} of parameter {i} has the shape {tuple(v.shape)}, expected is {shape}")
+                    if not v.is_meta and whole((~v.isfinite() if part is mine else v.isnan()).any()):
+                        raise ValueError(f"{name} of parameter {i} has entries that are NaN or infinite")
+                if entries:
+                    part[i] = entries | {name: v.to(p.device, copy=True) for name, v in tensors.items()}
+            if (g["quantize"] and self._apart(p)) != isinstance(mine.get(i, {}).get("latent"), Tensor):
+                raise ValueError(f"this state lacks latent weights of parameter {i}, or has some not kept here")
+        return method, groups, theirs, mine
 
-
-def _shape(optimizer: QuantizedOptimizer, p: Tensor, group: dict, name: str, mine: bool) -> tuple[int, ...] | None:
-    """That an entry must have; None where it is not known."""
-    known, shape = optimizer.base.state.get(p, {}).get(name), tuple(p.shape)
-    if mine:
-        return shape if name == "latent" else optimizer.method.state_shape(name, group["levels"], shape)
-    return tuple(known.shape) if isinstance(known, Tensor) else shape if name in LIKE_WEIGHTS else None
-
-
-def _check_entry(what: str, v: Tensor, shape: tuple[int, ...] | None, finite: bool) -> None:
-    if shape is not None and tuple(v.shape) != shape:
-        raise ValueError(f"{what} has the shape {tuple(v.shape)}, expected is {shape}")
-    if not v.is_meta and whole((~v.isfinite() if finite else v.isnan()).any()):
-        raise ValueError(f"{what} has entries that are NaN or infinite")
+    def _shape(self, p: Tensor, group: dict, name: str, mine: bool) -> tuple[int, ...] | None:
+        """That an entry must have; None where it is not known."""
+        known, shape = self.base.state.get(p, {}).get(name), tuple(p.shape)
+        if mine:
+            return shape if name == "latent" else self.method.state_shape(name, group["levels"], shape)
+        return tuple(known.shape) if isinstance(known, Tensor) else shape if name in LIKE_WEIGHTS else None

@@ -103,9 +103,7 @@ def export(finished: nn.Module, path: str | Path, example: tuple | None = None, 
     if missing := [name for name in NEEDED[kind] if find_spec(name) is None]:
         raise ImportError(f"to write {kind} files: pip install {' '.join(missing)}")
     if not hasattr(finished, "quantization"):
-        raise ValueError(
-            f"export takes what `finish` returned: weights of this {type(finished).__name__} may be latent"
-        )
+        raise ValueError("export takes what `finish` returned: the weights of another module may be latent")
     if example is None and kind in (".pt2", ".onnx"):
         raise ValueError(f"{kind} files are made with an example, a tuple of inputs: export(finished, path, (x,))")
     beside = path.with_name(f".{os.getpid()}.{path.name}")

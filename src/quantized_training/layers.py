@@ -67,16 +67,12 @@ def _kinds(model: nn.Module, embeddings: bool) -> tuple[dict[str, str], dict[str
 def _check(name: str, module: nn.Module, levels: Levels | None) -> None:
     """Raise ValueError where the weights of a layer cannot be put on levels."""
     if not isinstance(_weight(module), nn.Parameter):
-        raise ValueError(
-            f"the weight of {name} is made of others, which would be quantised (weight_norm?): remove that"
-        )
+        raise ValueError(f"the weight of {name} is made of others (weight_norm?), which would be quantised")
     if isinstance(module, nn.Embedding):
         if module.sparse or module.max_norm is not None:
             raise ValueError(f"{name}: an embedding with sparse=True or max_norm cannot be quantised")
         if module.padding_idx is not None and levels is not None and 0.0 not in levels.values:
-            raise ValueError(
-                f"{name}: its row of zeros (padding_idx={module.padding_idx}) is on none of {levels.values}"
-            )
+            raise ValueError(f"{name}: its row of zeros (padding_idx={module.padding_idx}) is on none of {levels}")
 
 
 def groups(
@@ -95,14 +91,12 @@ def groups(
     (except under "3x3 only").
 
     levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
-    `levels` times `least_squares_scale` of its weights as they are now. Weights start at a small part of the gap between
-    integer levels: rounded to levels with a 0 nearly all are 0, and a method that takes the gradient there stands still. The
-    constants of a method (epsilon, clip, dual_max, the regulariser's strength) are in units of the weights, so they have to
-    fit every layer's gap; `scale_layers` avoids that.
+    `levels` times `least_squares_scale` of its weights as they are now. The constants of a method (epsilon, clip, dual_max, the
+    regulariser's strength) then have to fit every layer's gap; `scale_layers` avoids that.
 
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError for an
-    unknown `quantize`, where it leaves nothing to quantise, for scaled=True without levels, and for weights that cannot be put
-    on levels: under weight_norm and its like; embeddings with sparse gradients, max_norm, or zeros where 0 is no level.
+    unknown `quantize`, where nothing is left to quantise, for scaled=True without levels, and for weights that cannot be put on
+    levels: under weight_norm and its like; embeddings with sparse gradients, max_norm, or zeros where 0 is no level.
 
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     >>> [(g["kind"], g["quantize"]) for g in groups(model)]
@@ -154,9 +148,8 @@ def scale_layers(
     step on w would, whatever s is.
 
     learned: s is a parameter too (group "scales"), with the gradient scale of LSQ (Esser et al., 2020, section 2.2): the
-    gradient in s is sum_i g_i v_i / sqrt(n Q), with g that in w, v_i what the method's forward pass has there, n the number of
-    weights that share s and Q the largest level. LSQ's own equation (3) has v_i less the latent one inside the hull, because
-    a step of s keeps its latent weights s v and may change roundings; here it keeps v and with it the rounding.
+    gradient in s is sum_i g_i v_i / sqrt(n Q), with g that in w, n the number of weights that share s and Q the largest level.
+    LSQ's own (3) has v_i less the latent one inside the hull: there a step of s keeps s v, here v and with it the rounding.
 
     Where layers share a weight, they share s; the name is that of the first. Returns the factors by the layers' names, for
     channels as tensors. Make the groups afterwards, with scaled=False. Raises ValueError as `groups` does, for a layer that
@@ -203,10 +196,9 @@ def reestimate_batch_norm(
 ) -> None:
     """Replace the running statistics of every batch normalisation by their plain averages over the batches.
 
-    Rounding changes what a layer puts out, the running statistics remain those of the weights before. Everything else in
-    the model is left as it is and runs in evaluation mode. forward: what is done with a batch, by default model(batch), or
-    model(batch[0]) of a tuple or list. Raises ValueError where there is no batch; whatever is raised, the statistics are
-    those of before.
+    Rounding changes what a layer puts out. Everything else in the model is left as it is and runs in evaluation mode.
+    forward: what is done with a batch, by default model(batch), or model(batch[0]) of a tuple or list. Raises ValueError where
+    there is no batch; whatever is raised, the statistics are those of before.
 
     >>> norm = nn.BatchNorm1d(1)
     >>> reestimate_batch_norm(norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
@@ -214,9 +206,8 @@ def reestimate_batch_norm(
     4.0
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    modes, momenta = [(m, m.training) for m in model.modules()], [m.momentum for m in norms]
-    before = [(b, b.clone()) for m in norms for b in m.buffers()]
-    used = False
+    modes, momenta = [(m, m.training) for m in model.modules()], [(m, m.momentum) for m in norms]
+    before, batch = [(b, b.clone()) for m in norms for b in m.buffers()], None
     try:
         model.eval()
         for m in norms:
@@ -225,15 +216,14 @@ def reestimate_batch_norm(
             m.train()
         for batch in batches:
             forward(batch) if forward else model(batch[0] if isinstance(batch, tuple | list) else batch)
-            used = True
-        if not used:
+        if batch is None:
             raise ValueError("there is no batch to take statistics from (an iterator that is used up?)")
     except BaseException:
         for buffer, value in before:
             buffer.copy_(value)
         raise
     finally:
-        for m, momentum in zip(norms, momenta, strict=True):
+        for m, momentum in momenta:
             m.momentum = momentum
         for m, mode in modes:
             m.training = mode

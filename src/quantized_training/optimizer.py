@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from . import checkpoint
 from .arguments import instance, number, real_weights
+from .checkpoint import _Checkpoints, _write_plain_numbers
 from .levels import Levels
 from .methods import Method
 from .methods.base import chunks
@@ -24,22 +24,21 @@ COUPLED = ("SGD", "Adam", "NAdam", "RAdam", "Adagrad", "Adadelta", "Adamax", "RM
 PATIENCE = 1000  # steps without anneal() after which a method that has something to anneal says so
 
 
-class QuantizedOptimizer(torch.optim.Optimizer):
+class QuantizedOptimizer(_Checkpoints):
     """Train the parameters of `base` so that they can be rounded to the levels of `method`.
 
     Parameter groups of `base` may carry `quantize` (default True; False for biases, normalisation, a last layer) and
     `levels` (default: the method's); both may change between steps. The groups are shared with `base`, so learning-rate
     schedulers work on either. Between steps a parameter holds the point at which the method takes the gradient: the latent
-    weight itself, or its rounding (BinaryConnect, straight-through); `latent()` and `quantized()` show the other views.
-    Latent weights of half-precision parameters are float32. Weight decay of the base passes through the method where that has
-    a constraint, so that feasible weights stay feasible; ValueError where the base decays past it.
+    weight (float32 for half-precision parameters), or its rounding (BinaryConnect, straight-through). Weight decay of the base
+    passes through the method where that has a constraint; ValueError where the base decays past it.
 
     step() is a transaction: whatever is raised in it (Ctrl-C, the base, no memory), weights, latent weights, multipliers and
     gradients are as before the step or as after it, and training can go on; only what the base keeps for itself (momentum)
-    may have advanced for some parameters. It raises FloatingPointError where a gradient or a new weight is not finite,
-    RuntimeError inside `quantized()` or `latent()` and where a parameter was overwritten by somebody else (`adopt` accepts
-    that; a change through `p.data`, which torch does not count, is lost). The constructor, `add_param_group` and step()
-    raise TypeError or ValueError where the method cannot work with a group, before anything changes.
+    may have advanced. It raises FloatingPointError where a gradient or a new weight is not finite, RuntimeError inside
+    `quantized()` or `latent()` and where a parameter was overwritten by somebody else (`adopt` accepts that; a change through
+    `p.data`, which torch does not count, is lost). The constructor, `add_param_group` and step() raise TypeError or ValueError
+    where the method cannot work with a group, before anything changes.
 
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))
@@ -70,7 +69,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             self._check(group)
         self._follow()
-        checkpoint.write_plain_numbers(base)
+        _write_plain_numbers(base)
 
     def add_param_group(self, param_group: dict) -> None:
         """As in torch; the group is added to the base optimizer, too."""
@@ -119,11 +118,11 @@ class QuantizedOptimizer(torch.optim.Optimizer):
             raise ValueError(f"{what} has entries that are NaN or infinite")
 
     def _describe(self, p: Tensor) -> str:
-        k, i, group = next(
-            (k, i, g) for k, g in enumerate(self.param_groups) for i, q in enumerate(g["params"]) if q is p
-        )
-        names = group.get("param_names") or group.get("names")
-        return f"parameter {repr(names[i]) if names else f'{i} of group {k}'} of shape {tuple(p.shape)}"
+        for k, group in enumerate(self.param_groups):
+            for i, q in enumerate(group["params"]):
+                if q is p:
+                    names = group.get("param_names") or group.get("names")
+                    return f"parameter {repr(names[i]) if names else f'{i} of group {k}'} of shape {tuple(p.shape)}"
 
     # Latent weights
 
@@ -229,7 +228,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if sparse := [p for p in group["params"] if p.grad is not None and p.grad.is_sparse]:
                 raise RuntimeError(
-                    f"{self._describe(sparse[0])} has a sparse gradient: the methods need dense ones; use Embedding(..., sparse=False)"
+                    f"{self._describe(sparse[0])} has a sparse gradient; use Embedding(..., sparse=False)"
                 )
             self._check(group)
         self._follow()
@@ -251,9 +250,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
 
     def _refuse_in_view(self, what: str) -> None:
         if self._view is not None:
-            raise RuntimeError(
-                f"{what} inside `with optimizer.{self._view}():` would act on the {self._view} weights; leave the block first"
-            )
+            raise RuntimeError(f"{what} inside `with optimizer.{self._view}():` is not possible; leave the block first")
 
     @contextmanager
     def _show(self, view: str, weights: Callable[[Tensor, dict], Tensor]) -> Iterator[None]:
@@ -296,8 +293,8 @@ class QuantizedOptimizer(torch.optim.Optimizer):
 
     def quantized(self):
         """Context in which every quantised parameter lies exactly on its levels: the latent weights, rounded; of parameters
-        that were overwritten since the last step (the best weights of a run, an average) what they hold, rounded. A quick look:
-        a state_dict that is kept changes back at the end, `finish` returns a copy. Only for reading, as `latent()`."""
+        that were overwritten since the last step what they hold, rounded. A quick look, only for reading: a state_dict that is
+        kept changes back at the end, `finish` returns a copy."""
         return self._show("quantized", lambda latent, group: group["levels"].nearest(latent))
 
     def latent(self):
@@ -313,18 +310,6 @@ class QuantizedOptimizer(torch.optim.Optimizer):
 
     # Copies
 
-    def state_dict(self) -> dict:
-        """Everything a resumed run needs, in torch's own shape: `state` by the parameters' numbers (the base's, and the
-        latent weights and multipliers), `param_groups` of plain numbers, which also carry the method's own state."""
-        self._refuse_in_view("state_dict()")
-        return checkpoint.state_dict(self)
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Restore `state_dict`, or refuse it with ValueError before anything changes. Load the model's own state_dict
-        first: it carries the weights of the other parameters. Files of earlier versions are read, too."""
-        self._refuse_in_view("load_state_dict()")
-        checkpoint.load_state_dict(self, state_dict)
-
     def __getstate__(self) -> dict:
         self._refuse_in_view("a copy")
         seen = {p: (self._changed(p), levels) for p, (_, levels) in self._seen.items()}
@@ -334,7 +319,7 @@ class QuantizedOptimizer(torch.optim.Optimizer):
         super().__setstate__({"_view": None, "_linked": True, "_kept": {}} | state)
         self._seen = {p: (-1 if changed else p._version, levels) for p, (changed, levels) in self._seen.items()}
         self.state.full = self._full
-        checkpoint.write_plain_numbers(self.base)
+        _write_plain_numbers(self.base)
 
 
 class _State(defaultdict):

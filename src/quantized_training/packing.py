@@ -80,10 +80,9 @@ def unpack(
     [1.0, -1.0, 1.0]
     """
     b, n = bits(levels), torch.Size(shape).numel()
-    if packed.dtype != torch.uint8 or packed.shape != (-(-n * b // 8),):
-        raise ValueError(
-            f"weights of shape {tuple(shape)} in {b} bits are {-(-n * b // 8)} bytes, got {packed.dtype} {tuple(packed.shape)}"
-        )
+    size, found = -(-n * b // 8), f"{packed.dtype} {tuple(packed.shape)}"
+    if packed.dtype != torch.uint8 or len(packed) != size:
+        raise ValueError(f"weights of shape {tuple(shape)} in {b} bits are {size} bytes, got {found}")
     codes = torch.stack([(packed >> (b * i)) & (2**b - 1) for i in range(8 // b)], dim=1).flatten()[:n].long()
     if n and int(codes.max()) >= len(levels.values):
         raise ValueError(f"the bytes hold the code {int(codes.max())}, but there are only {len(levels.values)} levels")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ..arguments import integer
+from ..arguments import instance, integer
 from ..constraints import Constraint
 from ..levels import Levels
 from ..schedules import Schedule, tried
@@ -43,8 +43,7 @@ def chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
 class Method:
     """Full-precision behaviour in all four slots; a method overrides the ones in which it differs.
 
-    All tensors have the shape of one parameter. `state` is a dict that belongs to that parameter: what is put there
-    (dual variables, for example) travels with the optimizer's `state_dict`.
+    All tensors have the shape of one parameter, to which the dict `state` belongs; it travels with the optimizer's state_dict.
 
     >>> class SignDescent(Method):
     ...     def descent(self, grad, w, levels, state, out=None):
@@ -63,21 +62,16 @@ class Method:
     #: True where every slot treats each weight by itself and leaves `state` alone: then it may be given any part of a
     #: parameter's weights (a piece that fits in the cache, the shard on this process), or several parameters end to end.
     elementwise = False
-    #: True where the slots leave `state` alone but for entries that are missing, and `late_changes` says what becomes of it.
-    #: Otherwise they work on a copy of it, which the optimizer takes when the step has succeeded.
+    #: True where the slots only add to `state` what is missing, and `late_changes` says what becomes of it. Otherwise they work
+    #: on a copy of it, which the optimizer takes when the step has succeeded.
     keeps_state = False
     #: True where `forward_point` gives another result when it is asked again.
     random = False
-    #: True where `forward_point` cannot fail and, once `load_state_dict` has taken the method back, gives the same result
-    #: again: then no copy of it is kept during a step.
+    #: True where `forward_point` cannot fail and, after `load_state_dict`, gives the same result again.
     repeats = False
 
     def __init__(self, levels: Levels) -> None:
-        if not isinstance(levels, Levels):
-            raise TypeError(
-                f"levels must be a Levels object, e.g. Levels.binary() or Levels((-1, 0, 2)), got {levels!r}"
-            )
-        self.levels = levels
+        self.levels = instance("levels", levels, Levels, "a Levels object, e.g. Levels((-1, 0, 2))")
         self.t = 0  # annealing index
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
@@ -94,8 +88,8 @@ class Method:
         return w
 
     def late_changes(self, w: Tensor, levels: Levels, state: dict) -> Iterator[tuple[Tensor, Tensor]]:
-        """(target, value) pairs for what the method keeps in `state`, from the latent weights w before the step. They are
-        copied when nothing can fail any more; a value may depend on its own target and on w alone."""
+        """(target, value) pairs for what the method keeps in `state`, from the latent weights w before the step, copied when
+        nothing can fail any more; a value may depend on its own target and on w alone."""
         return iter(())
 
     def state_shape(self, name: str, levels: Levels, shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -24,21 +24,16 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
     [1.0, -1.0]
     """
     if uniform.shape != w.shape or not uniform.is_floating_point():
-        raise ValueError(
-            f"uniform must have the weights' shape {tuple(w.shape)}, got {tuple(uniform.shape)} of {uniform.dtype}"
-        )
+        raise ValueError(f"uniform must have the weights' shape, got {tuple(uniform.shape)} of {uniform.dtype}")
     q, dtype = levels.tensor(w), w.dtype
     w = w.to(torch.promote_types(dtype, uniform.dtype))  # draws of half precision are too coarse
-    rounded = _up_or_down(w, levels, q.to(w.dtype), uniform).to(dtype)
+    q = q.to(w.dtype)
+    a, b = q[0], q[-1]
+    if len(q) > 2:
+        below = (levels.gap(w) - 1).clamp(0, len(q) - 2)
+        a, b = q[below], q[below + 1]
+    rounded = torch.where(uniform < (w - a) / (b - a), b, a).to(dtype)
     return torch.where(w.isnan(), w.to(dtype), rounded) if w.isnan().any() else rounded
-
-
-def _up_or_down(w: Tensor, levels: Levels, q: Tensor, uniform: Tensor) -> Tensor:
-    if len(levels.values) == 2:
-        return torch.where(uniform < (w - q[0]) / (q[1] - q[0]), q[1], q[0])
-    below = (levels.gap(w) - 1).clamp(0, len(levels.values) - 2)
-    a, b = q[below], q[below + 1]
-    return torch.where(uniform < (w - a) / (b - a), b, a)
 
 
 class BinaryConnect(Method):
@@ -57,11 +52,7 @@ class BinaryConnect(Method):
     keeps_state = True
 
     def __init__(
-        self,
-        levels: Levels,
-        stochastic: bool = True,
-        seed: int = 0,
-        uniform: Callable[[Tensor], Tensor] | None = None,
+        self, levels: Levels, stochastic: bool = True, seed: int = 0, uniform: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__(levels)
         self.stochastic = instance("stochastic", stochastic, bool, "True or False")

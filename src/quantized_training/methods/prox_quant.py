@@ -68,11 +68,7 @@ class ProxQuant(Method):
     keeps_state = True
 
     def __init__(
-        self,
-        levels: Levels,
-        strength: float | Schedule = DEFAULT_STRENGTH,
-        norm: str = "l1",
-        ensemble: bool = False,
+        self, levels: Levels, strength: float | Schedule = DEFAULT_STRENGTH, norm: str = "l1", ensemble: bool = False
     ) -> None:
         super().__init__(levels)
         if not isinstance(norm, str) or norm not in NORMS:

@@ -76,6 +76,4 @@ class KBitStraightThrough(Method):
     def check(self, levels: Levels, lr: float) -> None:
         gaps = levels.gaps
         if len(levels.values) != 2**self.bits or max(gaps) - min(gaps) > 1e-9 * max(gaps):
-            raise ValueError(
-                f"k-bit straight-through with bits={self.bits} needs {2**self.bits} evenly spaced levels, got {levels.values}"
-            )
+            raise ValueError(f"bits={self.bits} needs {2**self.bits} evenly spaced levels, got {levels.values}")
