@@ -1,10 +1,8 @@
 """Adaptive optimizers that torch does not ship: BAMSProd (Liu et al., 2020) and Bop (Helwegen et al., 2019).
 
-Ordinary torch optimizers, to be used alone or as the base of `QuantizedOptimizer`. Adam, AMSGrad and SGD with momentum
-are torch's; AMSBound (Luo et al., 2019) without its bias correction is a setting of BAMSProd, see there.
+Ordinary torch optimizers, to be used alone or as the base of `QuantizedOptimizer`. AMSBound (Luo et al., 2019) without its
+bias correction is a setting of BAMSProd.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,31 +19,15 @@ LOWER, UPPER = Rising(1e-3), Falling(1e-3)
 
 
 def _norms(tensors: Sequence[Tensor], order: int) -> tuple[list[Tensor], list[int]]:
-    """Norms of pieces of the tensors, and how many pieces each tensor has.
-
-    In one piece, a float32 norm of millions of weights is off by a per cent on a processor.
-    """
+    """Norms of pieces of the tensors (that of millions of float32 weights is off by a per cent), and how many each has."""
     pieces = [[t] if hasattr(t, "to_local") else [x for (x,) in chunks(t)] for t in tensors]
     return torch._foreach_norm([x for parts in pieces for x in parts], order), [len(parts) for parts in pieces]
 
 
 def _relative_error(absolute: float, squares: float, count: int) -> float:
-    """From sum |w|, sum w^2 and the number of weights; NaN where they are."""
+    """||w - alpha* sign(w)|| / ||w|| from sum |w|, sum w^2 and the number of weights; NaN where they are."""
     unexplained = 1 - absolute * absolute / (count * squares) if squares != 0 else 0.0
     return 0.0 if unexplained < 0 else math.sqrt(unexplained)
-
-
-def quantisation_error(w: Tensor) -> float:
-    """||w - alpha* sign(w)|| / ||w||, a number in [0, 1] without units; alpha* = mean |w| makes it smallest.
-
-    It equals sqrt(1 - (sum |w|)^2 / (n sum w^2)). Gaussian weights have sqrt(1 - 2/pi) = 0.603, uniform ones 0.5,
-    binary ones 0.
-
-    >>> quantisation_error(torch.tensor([-0.5, 0.5])), round(quantisation_error(torch.tensor([0.0, 1.0])), 3)
-    (0.0, 0.707)
-    """
-    w = w.detach().double()
-    return _relative_error(float(w.abs().sum()), float((w * w).sum()), w.numel())
 
 
 class _Optimizer(torch.optim.Optimizer):
@@ -93,7 +75,7 @@ class BAMSProd(_Optimizer):
     (*) w is latent and its rounding the caller's: taken literally the algorithm updates alpha sign(w) itself, and no sign
     changes before one step exceeds alpha. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H): it grows without
     end, needs the weights to come, contains the bounds through H, and has not the units of v. Here mean(v^) is the squared
-    Lipschitz factor as measured, and rho_t the mean of `quantisation_error` over w_1 .. w_t, a number without units.
+    Lipschitz factor as measured, and rho_t the mean over w_1 .. w_t of ||w - alpha* sign(w)|| / ||w||, alpha* = mean |w|.
     `least_error` keeps c_t away from 0 for a tensor that is binary already, or has one weight.
 
     lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1. The telescoping sum behind the first term of
@@ -243,13 +225,10 @@ class Bop(_Optimizer):
         m_t = (1 - gamma) m_(t-1) + gamma g_t                       (5), m_0 = 0
         w_t = -w_(t-1) where |m_t| > tau and sign(m_t) = sign(w_(t-1))      Algorithm 2; (6) prints >=
 
-    lr: gamma, the adaptivity rate, under the name that torch's schedulers decay, as the paper does; without units.
-    threshold: tau, in units of the gradient. The defaults are those of the paper's experiments.
-
-    A weight only changes its sign, so it stays on its level, or, in `QuantizedOptimizer`, keeps the size of its latent
-    weight: start from weights on the levels. Other parameters need an optimizer of their own (the paper: Adam). Raises
-    ValueError for values outside their range, a group with quantize=False and weights that are 0; RuntimeError for
-    sparse gradients.
+    lr: gamma, the adaptivity rate, under the name that torch's schedulers decay. threshold: tau, in units of the gradient.
+    The defaults are those of the paper's experiments. A weight only changes its sign: start from weights on the levels. Other
+    parameters need an optimizer of their own (the paper: Adam). Raises ValueError for values outside their range, a group
+    with quantize=False and weights that are 0; RuntimeError for sparse gradients.
 
     >>> w = nn.Parameter(torch.tensor([1.0, -1.0]))
     >>> optimizer = Bop([w], lr=1.0, threshold=0.5)

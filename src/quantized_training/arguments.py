@@ -1,7 +1,5 @@
 """Checks of arguments: each returns the value, or raises TypeError or ValueError that names the argument and what is allowed."""
 
-from __future__ import annotations
-
 import math
 from numbers import Integral, Real
 from typing import Any

@@ -5,8 +5,6 @@ method keeps ("method.dual"). `param_groups`: the base's, levels as numbers, wit
 state ("method.t" and so on, the same in every group), because tools that take a state apart keep nothing but these two.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

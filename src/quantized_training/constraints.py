@@ -9,8 +9,6 @@ subtracts nearly equal numbers when eps is close to its largest legal value (the
 a weight closer than 2e-4 to the midpoint then looks infeasible and is stuck there.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

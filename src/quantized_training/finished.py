@@ -1,7 +1,5 @@
 """From training to a finished model: a copy whose weights lie on their levels and stay there, and its files."""
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Which parameters of a network are quantised, and on which scale."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 

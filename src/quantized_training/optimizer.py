@@ -1,7 +1,5 @@
 """`QuantizedOptimizer`: any torch optimizer plus one method, around an ordinary training loop."""
 
-from __future__ import annotations
-
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -17,7 +15,7 @@ from .methods import Method
 from .methods.base import chunks
 from .progress import Progress
 from .schedules import tried
-from .transaction import Transaction, _coarse, _passes_decay, _surely, whole
+from .transaction import _coarse, _passes_decay, _surely, _Transaction, whole
 
 #: Bases of torch.optim whose `weight_decay` adds to the gradient. Any other may decay past the method.
 COUPLED = ("SGD", "Adam", "NAdam", "RAdam", "Adagrad", "Adadelta", "Adamax", "RMSprop", "ASGD", "Rprop")
@@ -235,7 +233,7 @@ class QuantizedOptimizer(_Checkpoints):
         for _, p in self._quantized_parameters():
             if p.grad is not None:
                 self._latent(p)
-        Transaction(self).run()
+        _Transaction(self).run()
         self._steps += 1
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
         if plan is not None and len(set(tried(plan).values())) > 1:

@@ -5,8 +5,6 @@ bytes of all tensors one after the other. An entry has a tensor's name, shape, t
 levels and scale; a tensor that has another name already has that as `same` and no bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Iterable
@@ -96,10 +94,10 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
     ValueError, with the parameter's name, where a weight lies on no level, and where a quantised group has no levels or
     parameters that are not the model's; then nothing is written.
 
-    >>> model, path = nn.Linear(1024, 8, bias=False), tempfile.mkdtemp() + "/model.qt"
+    >>> model, path = nn.Linear(1024, 64, bias=False), tempfile.mkdtemp() + "/model.qt"
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters()), BinaryConnect(Levels.binary()))
     >>> size = packing.save(path, finish(model, optimizer))
-    >>> size < 4 * 1024 * 8 / 25  # 1 bit instead of 32, and a header
+    >>> size < 4 * 1024 * 64 / 25  # 1 bit instead of 32, and a header
     True
     """
     names = {p: name for name, p in model.named_parameters()}

@@ -1,7 +1,5 @@
 """Scales between a layer's parameter and the weight it uses: the best for given weights, fixed or learned."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Schedules k -> value for step sizes, epsilon and regularisation strengths. Every one is a callable of the index k = 0, 1, ..."""
 
-from __future__ import annotations
-
 import math
 from contextlib import suppress
 from dataclasses import dataclass

@@ -4,19 +4,13 @@ The base steps from a copy of the latent weights that the parameters hold meanwh
 piece. The commit is a list of copies, which may be gone through again where it was interrupted.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .methods.base import Method
-
-if TYPE_CHECKING:
-    from .optimizer import QuantizedOptimizer
 
 SMALL = 2**12  # weights: up to here a tensor's overhead costs more than its arithmetic, and neighbours are joined
 _PLAIN = (torch.nn.Parameter, Tensor)
@@ -68,10 +62,8 @@ class _Part:
     def __init__(self, group: dict, params: list[Tensor], states: list[dict], fused: bool) -> None:
         self.group, self.params, self.fused = group, params, fused  # fused: the step is taken here
         self.quantize, self.levels, self.state = group["quantize"], group["levels"], states[0]
-        self.grads, self.swaps = (
-            [p.grad for p in params],
-            type(params[0]) in _PLAIN,
-        )  # else memory is the subclass's affair
+        self.grads = [p.grad for p in params]
+        self.swaps = type(params[0]) in _PLAIN  # else memory is the subclass's affair
         self.data = [p.data if self.swaps else p.detach().clone() for p in params]
         self.apart = "latent" in states[0]
         self.latents = [s["latent"] for s in states] if self.apart else self.data
@@ -94,19 +86,10 @@ class _Part:
             p.copy_(value)
 
 
-class Transaction:
-    """Run it once. The optimizer has checked everything that it can refuse.
+class _Transaction:
+    """Run it once. The optimizer has checked everything that it can refuse."""
 
-    >>> w = nn.Parameter(torch.tensor([0.25]))
-    >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), FullPrecision(Levels.binary()))
-    >>> w.grad = torch.ones(1)
-    >>> with torch.no_grad():
-    ...     Transaction(optimizer).run()
-    >>> w.tolist()
-    [-0.25]
-    """
-
-    def __init__(self, optimizer: QuantizedOptimizer) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer, self.method, self.base = optimizer, optimizer.method, optimizer.base
         self.turns = type(self.method).descent is not Method.descent
         self.corrects = type(self.method).after_step is not Method.after_step

@@ -141,12 +141,12 @@ def test_an_interrupt_of_a_step_in_half_precision(name):
 
 def test_the_interrupts_reach_the_commit_too():
     """A commit that is not finished after an interrupt is noticed by the check above."""
-    from quantized_training.transaction import Transaction
+    from quantized_training.transaction import _Transaction
 
     def make():
         return optimizer_of("SGDA", "SGD")
 
-    count, kept = bytecodes(make), Transaction._commit
+    count, kept = bytecodes(make), _Transaction._commit
     calls = []
 
     def once(self):
@@ -158,19 +158,19 @@ def test_the_interrupts_reach_the_commit_too():
     try:
         for at in range(count // 2, count, 97):
             calls.clear()
-            Transaction._commit = kept
+            _Transaction._commit = kept
             optimizer, twin = make(), make()
-            Transaction._commit = once
+            _Transaction._commit = once
             before = snapshot(optimizer)
             try:
                 with Interrupt(at):
                     optimizer.step()
             except KeyboardInterrupt:
                 pass
-            Transaction._commit = kept
+            _Transaction._commit = kept
             twin.step()
             after = snapshot(twin) | {"data": before["data"]}
             found.add(equal(snapshot(optimizer), before) or equal(snapshot(optimizer), after))
     finally:
-        Transaction._commit = kept
+        _Transaction._commit = kept
     assert found == {True, False}

@@ -1,7 +1,5 @@
 """ASkewSGD (Leconte et al., 2023) and the paper's modified version: Algorithm 1, equations (17)-(22)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """What every method answers: where the gradient is taken, which way to go, and what happens after the step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 

@@ -1,7 +1,5 @@
 """BinaryConnect (Courbariaux et al., 2015): paper, equations (2) and (4)."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable
 

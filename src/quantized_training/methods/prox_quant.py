@@ -1,7 +1,5 @@
 """ProxQuant (Bai et al., 2018): paper, equation (6)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Stochastic gradient descent ascent on the Lagrangian: paper, section 5, Algorithm 2."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

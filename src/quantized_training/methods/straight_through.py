@@ -1,7 +1,5 @@
 """Straight-through estimators: the binary one of equations (1) and (3), and the k-bit one of equation (5)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
