@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .arguments import instance, number
-from .methods.base import chunks, local
+from .arguments import _instance, number
+from .methods.base import _chunks, _local
 from .schedules import Falling, Rising, as_schedule
-from .transaction import whole
+from .transaction import _whole
 
 LOWER, UPPER = Rising(1e-3), Falling(1e-3)
 
 
 def _norms(tensors: Sequence[Tensor], order: int) -> tuple[list[Tensor], list[int]]:
     """Norms of pieces of the tensors (that of millions of float32 weights is off by a per cent), and how many each has."""
-    pieces = [[t] if hasattr(t, "to_local") else [x for (x,) in chunks(t)] for t in tensors]
+    pieces = [[t] if hasattr(t, "to_local") else [x for (x,) in _chunks(t)] for t in tensors]
     return torch._foreach_norm([x for parts in pieces for x in parts], order), [len(parts) for parts in pieces]
 
 
@@ -72,27 +72,23 @@ class BAMSProd(_Optimizer):
         w_(t+1) = clip(w_t - eta_t m_t / (sqrt(v~_t) + eps), -box, box)         (*) eps, as in Adam; no box by default
         eta_t = lr / sqrt(t)                                (*) sqrt_decay=False: lr, to be scheduled from outside
 
-    (*) w is latent and its rounding the caller's: taken literally the algorithm updates alpha sign(w) itself, and no sign
-    changes before one step exceeds alpha. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H): it grows without
-    end, needs the weights to come, contains the bounds through H, and has not the units of v. Here mean(v^) is the squared
-    Lipschitz factor as measured, and rho_t the mean over w_1 .. w_t of ||w - alpha* sign(w)|| / ||w||, alpha* = mean |w|.
-    `least_error` keeps c_t away from 0 for a tensor that is binary already, or has one weight.
+    (*) w is latent and its rounding the caller's: taken literally no sign of alpha sign(w) changes before one step exceeds
+    alpha. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H): it grows without end, needs the weights to come,
+    contains the bounds through H, and has not the units of v. Here mean(v^) is the squared Lipschitz factor as measured, and
+    rho_t the mean over w_1 .. w_t of ||w - alpha* sign(w)|| / ||w||, alpha* = mean |w|. `least_error` keeps c_t away from 0.
 
-    lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1. The telescoping sum behind the first term of
-    Theorem 4 needs t v~_t non-decreasing: it is enough that neither lower(t) nor t upper(t) decreases. The default, AdaBound's
-    pair, complies. With lower = upper = 1 the method is SGD with an averaged gradient and step eta_t / sqrt(c_t), which is
-    also where the default ends. With target (lr / a)^2, eps = 0 and lower and upper the squares of gamma t / (gamma t + 1) and
-    its inverse it is AMSBound with final step a. Groups with quantize=False have no quantisation error: there c_t lower = 0
-    and c_t upper = infinity, that is AMSGrad without bias correction.
+    lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1; Theorem 4 needs neither lower(t) nor t upper(t) to
+    decrease, and the default, AdaBound's pair, complies. With lower = upper = 1 the method is SGD with an averaged gradient
+    and step eta_t / sqrt(c_t). With target (lr / a)^2, eps = 0 and lower and upper the squares of gamma t / (gamma t + 1) and
+    its inverse it is AMSBound with final step a. Groups with quantize=False are AMSGrad without bias correction.
 
-    Units: lr has those of a weight, eps of a gradient, target of its square. lower, upper: callables of t, or numbers; they
-    belong to the optimizer and, like a scheduler's function, do not travel in its state_dict; all else may differ between
-    groups. ensemble: the first dimension of every parameter counts independent runs, each with bounds of its own. state[p]
-    has "step", "exp_avg" (m), "exp_avg_sq" (v), "max_exp_avg_sq" (v^), and a number per run: "error" (rho), "target" (c).
+    Units: lr has those of a weight, eps of a gradient, target of its square. lower, upper: callables of t, or numbers; they do
+    not travel in the state_dict; all else may differ between groups. ensemble: the first dimension of every parameter counts
+    independent runs, each with bounds of its own. state[p] has "step", "exp_avg" (m), "exp_avg_sq" (v), "max_exp_avg_sq" (v^),
+    and a number per run: "error" (rho), "target" (c).
 
-    Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails; RuntimeError
-    for sparse gradients. A gradient that is not finite spoils its own weight, as in Adam, and, where the bounds are
-    measured, its tensor.
+    Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails; RuntimeError for
+    sparse gradients. A gradient that is not finite spoils its own weight and, where the bounds are measured, its tensor.
 
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> base = BAMSProd([w], lr=0.5, betas=(0.0, 0.0), target=4.0, lower=1.0, upper=1.0, eps=0.0)
@@ -139,7 +135,7 @@ class BAMSProd(_Optimizer):
             if not all([fits(number(name, x, finite=False)) for x in values]):
                 raise ValueError(f"{name}={group[name]!r}: allowed is {allowed}")
         for name in ("ensemble", "sqrt_decay"):
-            instance(name, group[name], bool, "True or False")
+            _instance(name, group[name], bool, "True or False")
         if group["ensemble"] and any(p.dim() == 0 for p in group["params"]):
             raise ValueError("ensemble=True needs parameters whose first dimension counts the runs, got a scalar")
 
@@ -160,8 +156,7 @@ class BAMSProd(_Optimizer):
         return [self.state[p] for p in params]
 
     def _step(self, params: list[Tensor], group: dict) -> None:
-        states = self._states(params, group)
-        grads = [p.grad for p in params]
+        states, grads = self._states(params, group), [p.grad for p in params]
         mean, square, largest = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
         steps = [s["step"] + 1 for s in states]
         clip, measure = group["quantize"], group["quantize"] and group["target"] is None
@@ -181,15 +176,14 @@ class BAMSProd(_Optimizer):
         if clip:
             blocks, roots = [], []
             for x, s, (low, high) in zip(denominator, states, limits, strict=True):
-                runs = _runs(local(x), group)
+                runs = _runs(_local(x), group)
                 blocks += runs
                 for c in s["target"] if measure else [group["target"]] * len(runs):
                     roots.append((math.sqrt(c * low), math.sqrt(c * high) if high < math.inf else high))
             torch._foreach_clamp_min_(blocks, [low for low, _ in roots])
             torch._foreach_clamp_max_(blocks, [high for _, high in roots])
         torch._foreach_add_(denominator, group["eps"])
-        lr = float(group["lr"])
-        etas = [-lr / math.sqrt(t) if group["sqrt_decay"] else -lr for t in steps]
+        etas = [-float(group["lr"]) / (math.sqrt(t) if group["sqrt_decay"] else 1) for t in steps]
         torch._foreach_addcdiv_(params, mean, denominator, etas)
         if group["box"] < math.inf:
             torch._foreach_clamp_min_(params, -group["box"])
@@ -202,7 +196,7 @@ class BAMSProd(_Optimizer):
         absolute, pieces = _norms(weights, 1)
         euclidean, _ = _norms(weights, 2)
         sums = [x.sum() for v in largest for x in _runs(v, group)]
-        numbers = iter(torch.cat([whole(torch.stack(x)) for x in (absolute, euclidean, sums)]).tolist())
+        numbers = iter(torch.cat([_whole(torch.stack(x)) for x in (absolute, euclidean, sums)]).tolist())
         absolute = [math.fsum(next(numbers) for _ in range(n)) for n in pieces]
         squares = [math.fsum(next(numbers) ** 2 for _ in range(n)) for n in pieces]
         counts = [max(x.numel(), 1) for x in weights]

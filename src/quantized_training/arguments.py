@@ -25,12 +25,8 @@ def number(name: str, value: Any, low: float = -math.inf, strict: bool = False, 
     return plain if type(plain) in (int, float) else int(plain) if isinstance(plain, Integral) else float(plain)
 
 
-def integer(name: str, value: Any, low: int, high: int) -> int:
-    """A whole number, low <= value <= high.
-
-    >>> integer("bits", 4, 1, 16)
-    4
-    """
+def _integer(name: str, value: Any, low: int, high: int) -> int:
+    """A whole number, low <= value <= high."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}={value!r}: it must be a whole number, allowed is {low} .. {high}")
     if not low <= value <= high:
@@ -38,24 +34,16 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
     return int(value)
 
 
-def instance(name: str, value: Any, kind: type, example: str) -> Any:
-    """An object of a class.
-
-    >>> instance("merged", True, bool, "True or False")
-    True
-    """
+def _instance(name: str, value: Any, kind: type, example: str) -> Any:
+    """An object of a class."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {example}, got {value!r}")
     return value
 
 
-def real_weights(name: str, w: Tensor) -> Tensor:
-    """A dense tensor of floating-point numbers.
-
-    >>> real_weights("w", torch.ones(1)).tolist()
-    [1.0]
-    """
-    instance(name, w, Tensor, "a tensor of weights")
+def _real_weights(name: str, w: Tensor) -> Tensor:
+    """A dense tensor of floating-point numbers."""
+    _instance(name, w, Tensor, "a tensor of weights")
     if w.layout != torch.strided or not w.is_floating_point():
         kind = "sparse" if w.layout != torch.strided else str(w.dtype)
         raise TypeError(f"{name} of shape {tuple(w.shape)} is {kind}: weights are dense floating-point numbers")

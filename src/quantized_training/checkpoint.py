@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .levels import Levels
-from .transaction import _coarse, whole
+from .transaction import _coarse, _whole
 
 MINE = "method."
 LIKE_WEIGHTS = "momentum_buffer exp_avg exp_avg_sq max_exp_avg_sq exp_inf sum square_avg acc_delta grad_avg".split()
@@ -135,7 +135,7 @@ class _Checkpoints(torch.optim.Optimizer):
                     shape = self._shape(p, g, name, part is mine)
                     if shape is not None and v.shape != shape:
                         raise ValueError(f"{name} of parameter {i} has the shape {tuple(v.shape)}, expected is {shape}")
-                    if not v.is_meta and whole((~v.isfinite() if part is mine else v.isnan()).any()):
+                    if not v.is_meta and _whole((~v.isfinite() if part is mine else v.isnan()).any()):
                         raise ValueError(f"{name} of parameter {i} has entries that are NaN or infinite")
                 if entries:
                     part[i] = entries | {name: v.to(p.device, copy=True) for name, v in tensors.items()}

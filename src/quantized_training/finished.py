@@ -35,9 +35,8 @@ def finish(
     copy(batch[0]) of a tuple or list. latent: a state_dict of the model with latent weights (their average) to be rounded in
     place of the optimizer's. README shows early stopping and averages.
 
-    Raises ValueError where none of the optimizer's quantised parameters is the model's, or a scaled layer has another
-    parametrisation, too; FloatingPointError where a weight is not finite; RuntimeError inside `with optimizer.quantized():` or
-    `latent()` and where `latent` is of another model.
+    Raises ValueError where no quantised parameter is the model's, or a scaled layer has another parametrisation, too;
+    FloatingPointError where a weight is not finite; RuntimeError inside a view and where `latent` is of another model.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> factors = scale_layers(model, Levels.binary(), per="channel")

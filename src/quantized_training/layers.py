@@ -83,18 +83,17 @@ def groups(
     """Parameter groups for a base optimizer and `QuantizedOptimizer`, one for each kind of parameter.
 
     quantize: "all" (the weights of all layers), "all but first and last" (in the order in which the model names them), or
-    "3x3 only" (3 x 3 convolutions but the first and last layer, as in the ImageNet code of ASkewSGD's authors; the same in a
-    ResNet whose shortcuts have no parameters). Biases, learned scales and the parameters of normalisation are never
-    quantised. A table of nn.Embedding is where a linear layer shares it or `scale_layers` scaled it, and with embeddings=True
-    (except under "3x3 only").
+    "3x3 only" (3 x 3 convolutions but the first and last layer, as in the ImageNet code of ASkewSGD's authors). Biases, learned
+    scales and normalisation are never quantised. A table of nn.Embedding is where a linear layer shares it or `scale_layers`
+    scaled it, and with embeddings=True (except under "3x3 only").
 
     levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
     `levels` times `least_squares_scale` of its weights as they are now. The constants of a method (epsilon, clip, dual_max, the
     regulariser's strength) then have to fit every layer's gap; `scale_layers` avoids that.
 
-    Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError for an
-    unknown `quantize`, where nothing is left to quantise, for scaled=True without levels, and for weights that cannot be put on
-    levels: under weight_norm and its like; embeddings with sparse gradients, max_norm, or zeros where 0 is no level.
+    Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError where nothing
+    is left to quantise, for scaled=True without levels, and for weights that cannot be put on levels: under weight_norm and
+    its like; embeddings with sparse gradients, max_norm, or zeros where 0 is no level.
 
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     >>> [(g["kind"], g["quantize"]) for g in groups(model)]
@@ -140,10 +139,9 @@ def scale_layers(
     """Scaled levels, written as a scaled layer: each layer that `groups` would quantise uses s v as its weight, v = w / s.
 
     per: "layer", or "channel" for an s for each output channel (row of an embedding): the `least_squares_scale` of its weights.
-    The network computes what it did before, and w lies on the levels times s exactly where the parameter v lies on `levels`:
-    all layers share one codebook, and one epsilon or clip means the same in each. The gradient that arrives at v is that in w
-    divided by s (the chain rule would multiply): so a step of SGD on v, with momentum and weight decay, moves w exactly as the
-    step on w would, whatever s is.
+    The network computes what it did before, all layers share one codebook, and one epsilon or clip means the same in each.
+    The gradient that arrives at v is that in w divided by s (the chain rule would multiply): so a step of SGD on v, with
+    momentum and weight decay, moves w exactly as the step on w would.
 
     learned: s is a parameter too (group "scales"), with the gradient scale of LSQ (Esser et al., 2020, section 2.2): the
     gradient in s is sum_i g_i v_i / sqrt(n Q), with g that in w, n the number of weights that share s and Q the largest level.

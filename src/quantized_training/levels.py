@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .arguments import integer, number, real_weights
+from .arguments import _integer, _real_weights, number
 
 
 @lru_cache(maxsize=256)
@@ -64,7 +64,7 @@ class Levels:
 
         For one bit that gives {-1, 0}, while the paper's tasks use `binary()`. Raises ValueError for bits outside 2 .. 16.
         """
-        if not 2 <= integer("bits", bits, -(2**31), 2**31) <= 16:
+        if not 2 <= _integer("bits", bits, -(2**31), 2**31) <= 16:
             raise ValueError(f"bits={bits}: allowed are 2, 3, ... 16; for one bit use Levels.binary()")
         return cls(tuple(float(q) for q in range(-(2 ** (bits - 1)), 2 ** (bits - 1))))
 
@@ -98,7 +98,7 @@ class Levels:
 
         Raises ValueError where that dtype cannot tell them apart, TypeError where it is no floating-point one.
         """
-        return self._on(real_weights("like", like)).clone()
+        return self._on(_real_weights("like", like)).clone()
 
     def _on(self, like: Tensor) -> Tensor:
         _told_apart(self.values, like.dtype)
@@ -127,7 +127,7 @@ class Levels:
         A midpoint is rounded up, which for {-1, +1} is equation (1): sign(w) with sign(0) = +1.
         Raises ValueError and TypeError as `tensor`.
         """
-        values = self._on(real_weights("w", w))
+        values = self._on(_real_weights("w", w))
         if len(values) == 2:  # the hot path of every binary method
             rounded = torch.where(w >= self.midpoints[0], values[1], values[0])
         else:

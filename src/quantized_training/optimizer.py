@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .arguments import instance, number, real_weights
+from .arguments import _instance, _real_weights, number
 from .checkpoint import _Checkpoints, _write_plain_numbers
 from .levels import Levels
 from .methods import Method
-from .methods.base import chunks
+from .methods.base import _chunks
 from .progress import Progress
-from .schedules import tried
-from .transaction import _coarse, _passes_decay, _surely, _Transaction, whole
+from .schedules import _tried
+from .transaction import _coarse, _passes_decay, _surely, _Transaction, _whole
 
 #: Bases of torch.optim whose `weight_decay` adds to the gradient. Any other may decay past the method.
 COUPLED = ("SGD", "Adam", "NAdam", "RAdam", "Adagrad", "Adadelta", "Adamax", "RMSprop", "ASGD", "Rprop")
@@ -52,7 +52,7 @@ class QuantizedOptimizer(_Checkpoints):
     def __init__(self, base: torch.optim.Optimizer, method: Method) -> None:
         if isinstance(base, QuantizedOptimizer) or not isinstance(base, torch.optim.Optimizer):
             raise TypeError(f"base must be an ordinary torch optimizer, got {type(base).__name__}")
-        instance("method", method, Method, "a Method object, e.g. BinaryConnect(levels)")
+        _instance("method", method, Method, "a Method object, e.g. BinaryConnect(levels)")
         if isinstance(base, torch.optim.LBFGS):
             raise TypeError("LBFGS calls its closure at points of its own choice, past the method; use another base")
         self.base, self.method = base, method
@@ -85,8 +85,8 @@ class QuantizedOptimizer(_Checkpoints):
     def _check(self, group: dict) -> None:
         """Complete a parameter group's settings; raise where the method cannot work with them."""
         levels = group.setdefault("levels", self.method.levels)
-        quantize = instance("a parameter group's quantize", group.setdefault("quantize", True), bool, "True or False")
-        instance("a parameter group's levels", levels, Levels, "a Levels object")
+        quantize = _instance("a parameter group's quantize", group.setdefault("quantize", True), bool, "True or False")
+        _instance("a parameter group's levels", levels, Levels, "a Levels object")
         lr = number("lr", group["lr"], 0) if "lr" in group else 0.0
         if group.get("maximize"):
             raise ValueError("maximize=True: the methods minimise; negate the loss instead")
@@ -108,11 +108,11 @@ class QuantizedOptimizer(_Checkpoints):
 
     def _check_parameter(self, p: Tensor, levels: Levels) -> None:
         what = self._describe(p)
-        real_weights(what, p)
+        _real_weights(what, p)
         if p.is_meta:
             raise TypeError(f"{what} is on the meta device: weights need memory")
         levels.tensor(p)
-        if not whole(p.detach().sum()).isfinite() and not whole(p.detach().isfinite().all()):
+        if not _whole(p.detach().sum()).isfinite() and not _whole(p.detach().isfinite().all()):
             raise ValueError(f"{what} has entries that are NaN or infinite")
 
     def _describe(self, p: Tensor) -> str:
@@ -192,7 +192,7 @@ class QuantizedOptimizer(_Checkpoints):
         """Go on with another method from the latent weights as they are. Groups that have the old method's levels get the
         new one's. Raises as the constructor, before anything changes."""
         self._refuse_in_view("switch()")
-        instance("method", method, Method, "a Method object, e.g. BinaryConnect(levels)")
+        _instance("method", method, Method, "a Method object, e.g. BinaryConnect(levels)")
         self._follow()
         old, latents = self.method, [(group, p, self._latent(p)) for group, p in self._quantized_parameters()]
         own, seen = [group for group in self.param_groups if group["levels"] == old.levels], self._seen
@@ -236,7 +236,7 @@ class QuantizedOptimizer(_Checkpoints):
         _Transaction(self).run()
         self._steps += 1
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
-        if plan is not None and len(set(tried(plan).values())) > 1:
+        if plan is not None and len(set(_tried(plan).values())) > 1:
             warnings.warn(
                 f"{type(self.method).__name__}: {PATIENCE} steps without a call of optimizer.method.anneal(), which its "
                 "schedule needs, once per epoch or so",
@@ -272,12 +272,12 @@ class QuantizedOptimizer(_Checkpoints):
         try:
             with torch.no_grad():
                 for (group, p, _), latent in zip(shown, latents, strict=True):
-                    for x, y in chunks(p.detach(), latent.detach()):
+                    for x, y in _chunks(p.detach(), latent.detach()):
                         x.copy_(weights(y, group))
             inside = [p._version for _, p, _ in shown]
             yield
             for i, ((group, p, _), latent, value) in enumerate(zip(shown, latents, held, strict=True)):
-                for x, y in chunks(p.detach(), value if latent is p else latent):  # `p.data.copy_` leaves the version
+                for x, y in _chunks(p.detach(), value if latent is p else latent):  # `p.data.copy_` leaves the version
                     if not torch.equal(x.nan_to_num(), weights(y, group).to(x.dtype).nan_to_num()):
                         inside[i] = None
         finally:

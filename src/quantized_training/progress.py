@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .constraints import _geometry
-from .methods.base import local
+from .methods.base import _local
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Progress:
         """See `QuantizedOptimizer.progress`."""
         before, groups = vars(optimizer).setdefault("_cells", {}), []
         for i, group in enumerate(optimizer.param_groups):
-            parts = [local(optimizer._latent(p)).detach() for p in group["params"]] if group["quantize"] else []
+            parts = [_local(optimizer._latent(p)).detach() for p in group["params"]] if group["quantize"] else []
             if size := sum(w.numel() for w in parts):
                 w = torch.cat([_some(w.flatten(), most / size) for w in parts]).float()
                 groups.append(cls._of_weights(w, size, optimizer.method, group["levels"], before, i))

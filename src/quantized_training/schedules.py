@@ -139,12 +139,8 @@ def as_schedule(value: float | Schedule, name: str = "value") -> Schedule:
         raise TypeError(f"{name}={value!r}: it must be a number or a schedule, e.g. Geometric(1.0, 0.88)") from None
 
 
-def tried(schedule: Schedule) -> dict[int, float]:
-    """The values at k = 0 .. 1000, where a schedule is looked at before training; to its end where it is a shorter list.
-
-    >>> tried([0.5, 0.25].__getitem__), tried(Constant(1.0))
-    ({0: 0.5, 1: 0.25}, {0: 1.0})
-    """
+def _tried(schedule: Schedule) -> dict[int, float]:
+    """The values at k = 0 .. 1000, where a schedule is looked at before training; to its end where it is a shorter list."""
     found: dict[int, float] = {}
     with suppress(LookupError):
         for k in range(1 if isinstance(schedule, Constant) else 1001):

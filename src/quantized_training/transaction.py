@@ -16,12 +16,8 @@ SMALL = 2**12  # weights: up to here a tensor's overhead costs more than its ari
 _PLAIN = (torch.nn.Parameter, Tensor)
 
 
-def whole(t: Tensor) -> Tensor:
-    """A tensor whose parts lie on several processes (DTensor), on each of them.
-
-    >>> whole(torch.ones(2)).tolist()  # an ordinary tensor is
-    [1.0, 1.0]
-    """
+def _whole(t: Tensor) -> Tensor:
+    """A tensor whose parts lie on several processes (DTensor), on each of them."""
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
@@ -47,9 +43,9 @@ def _surely(act: Callable[[], None]) -> None:
 def _raise_where_not_finite(tensors: Iterator[Tensor], sums: list[Tensor], what: str) -> None:
     """FloatingPointError where one of the tensors has such entries. sums: of all of them, perhaps in parts."""
     # A finite sum has finite terms, and adding up is many times faster than looking; only a sum can overflow, too.
-    if sums and not whole(torch.stack([s.float() for s in sums])).isfinite().all():
+    if sums and not _whole(torch.stack([s.float() for s in sums])).isfinite().all():
         for t in tensors:
-            if count := int(whole((~t.isfinite()).sum())):
+            if count := int(_whole((~t.isfinite()).sum())):
                 raise FloatingPointError(
                     f"the {what} of a parameter of shape {tuple(t.shape)} has {count} entries that are NaN or infinite; no "
                     "parameter was changed (lower the learning rate, or look for a division by zero)"

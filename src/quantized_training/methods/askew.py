@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold_
 
-from ..arguments import instance, number
+from ..arguments import _instance, number
 from ..constraints import PSI, Constraint
 from ..levels import Levels
 from ..schedules import Schedule, as_schedule
@@ -78,12 +78,12 @@ class ASkew(Method):
         clip_velocity: bool = False,
     ) -> None:
         super().__init__(levels)
-        self.constraint = instance("constraint", constraint, Constraint, "PSI or PHI")
+        self.constraint = _instance("constraint", constraint, Constraint, "PSI or PHI")
         self.alpha, self.clip = (number(n, v, 0, strict=True) for n, v in (("alpha", alpha), ("clip", clip)))
         self.schedule = as_schedule(epsilon, "epsilon")
-        self.merged = instance("merged", merged, bool, "True or False")
-        self.allow_overshoot = instance("allow_overshoot", allow_overshoot, bool, "True or False")
-        self.clip_velocity = instance("clip_velocity", clip_velocity, bool, "True or False")
+        self.merged = _instance("merged", merged, bool, "True or False")
+        self.allow_overshoot = _instance("allow_overshoot", allow_overshoot, bool, "True or False")
+        self.clip_velocity = _instance("clip_velocity", clip_velocity, bool, "True or False")
         self.check_plan(levels)
 
     @property

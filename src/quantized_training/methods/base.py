@@ -6,32 +6,23 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ..arguments import instance, integer
+from ..arguments import _instance, _integer
 from ..constraints import Constraint
 from ..levels import Levels
-from ..schedules import Schedule, tried
+from ..schedules import Schedule, _tried
 
 CHUNK = 2**18  # weights: the temporaries of one piece stay in a processor's cache; 2^16 to 2^21 were tried
 
 
-def local(t: Tensor) -> Tensor:
-    """The part of a sharded tensor (DTensor) on this process; any other tensor as it is.
-
-    >>> local(torch.ones(2)).tolist()
-    [1.0, 1.0]
-    """
+def _local(t: Tensor) -> Tensor:
+    """The part of a sharded tensor (DTensor) on this process; any other tensor as it is."""
     return t.to_local() if hasattr(t, "to_local") else t
 
 
-def chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Views of tensors of one shape, piece by piece; of a sharded tensor (DTensor) the part on this process.
-
-    One piece where cutting brings nothing: off the CPU, for small or strided tensors, and where torch compiles.
-
-    >>> [len(x) for x, y in chunks(torch.zeros(CHUNK + 5), torch.zeros(CHUNK + 5))]
-    [262144, 5]
-    """
-    tensors = tuple(map(local, tensors))
+def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Views of tensors of one shape, piece by piece; of a sharded tensor (DTensor) the part on this process. One piece where
+    cutting brings nothing: off the CPU, for small or strided tensors, and where torch compiles."""
+    tensors = tuple(map(_local, tensors))
     whole = tensors[0].numel() <= CHUNK or tensors[0].device.type != "cpu" or torch.compiler.is_compiling()
     if whole or not all(t.is_contiguous() for t in tensors):
         return [tensors]
@@ -69,7 +60,7 @@ class Method:
     repeats = False
 
     def __init__(self, levels: Levels) -> None:
-        self.levels = instance("levels", levels, Levels, "a Levels object, e.g. Levels((-1, 0, 2))")
+        self.levels = _instance("levels", levels, Levels, "a Levels object, e.g. Levels((-1, 0, 2))")
         self.t = 0  # annealing index
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
@@ -99,8 +90,8 @@ class Method:
         further argument k=None, the annealing index to look at."""
 
     def pieces(self, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-        """`chunks` of tensors of one shape where the method may be given them, else the tensors."""
-        return chunks(*tensors) if self.in_pieces else [tensors]
+        """`_chunks` of tensors of one shape where the method may be given them, else the tensors."""
+        return _chunks(*tensors) if self.in_pieces else [tensors]
 
     @property
     def plan(self) -> Schedule | None:
@@ -109,7 +100,7 @@ class Method:
 
     def check_plan(self, levels: Levels) -> None:
         """Raise ValueError where the plan leaves what is legal for these levels, now or later."""
-        for k in [] if self.plan is None else tried(self.plan):
+        for k in [] if self.plan is None else _tried(self.plan):
             if k >= self.t:
                 self.check(levels, 0.0, k)
 
@@ -132,7 +123,7 @@ class Method:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
-        self.t = integer("t", state["t"], 0, 2**62)
+        self.t = _integer("t", state["t"], 0, 2**62)
 
 
 class FullPrecision(Method):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..arguments import instance, integer
+from ..arguments import _instance, _integer
 from ..levels import Levels
 from .base import Method
 
@@ -53,11 +53,11 @@ class BinaryConnect(Method):
         self, levels: Levels, stochastic: bool = True, seed: int = 0, uniform: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__(levels)
-        self.stochastic = instance("stochastic", stochastic, bool, "True or False")
+        self.stochastic = _instance("stochastic", stochastic, bool, "True or False")
         self.elementwise = not stochastic  # `uniform` draws for a whole parameter
         if uniform is not None and not callable(uniform):
             raise TypeError(f"uniform={uniform!r}: it must be a function of the latent weights, or None")
-        seed = integer("seed", seed, -(2**63), 2**64 - 1)
+        seed = _integer("seed", seed, -(2**63), 2**64 - 1)
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same stream on every device
         self._uniform = uniform or self._draw
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..arguments import instance
+from ..arguments import _instance
 from ..levels import Levels
 from ..schedules import Linear, Schedule, as_schedule
 from .base import Method
@@ -73,7 +73,7 @@ class ProxQuant(Method):
             raise ValueError(f"norm={norm!r}: allowed are {', '.join(map(repr, NORMS))}")
         self.strength = as_schedule(strength, "strength")
         self.check_plan(levels)
-        self.norm, self.ensemble = norm, instance("ensemble", ensemble, bool, "True or False")
+        self.norm, self.ensemble = norm, _instance("ensemble", ensemble, bool, "True or False")
         self.elementwise = norm != "l2"
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..arguments import number
 from ..constraints import PHI
 from ..levels import Levels
-from .base import Method, chunks, local
+from .base import Method, _chunks, _local
 
 
 class SGDA(Method):
@@ -53,7 +53,7 @@ class SGDA(Method):
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
         """The gradient of L in w: that of the loss minus sum_j lambda_j f_j'. The multipliers' step: `late_changes`."""
         out = torch.empty_like(grad) if out is None else out
-        for g, x, o, below, *middle, above in chunks(grad, w, out, *self._duals(w, levels, state)):
+        for g, x, o, below, *middle, above in _chunks(grad, w, out, *self._duals(w, levels, state)):
             torch.sub(g, below, out=o).add_(above)
             for dual, m in zip(middle, levels.midpoints, strict=True):
                 o.addcmul_(dual, x - m, value=-2)
@@ -62,14 +62,14 @@ class SGDA(Method):
     @staticmethod
     def _duals(w: Tensor, levels: Levels, state: dict) -> Tensor:
         if len(state.get("dual", ())) != len(levels.values) + 1:
-            mine = local(w)
+            mine = _local(w)
             state["dual"] = mine.new_zeros(len(levels.values) + 1, *mine.shape)
         return state["dual"]
 
     def late_changes(self, w: Tensor, levels: Levels, state: dict) -> Iterator[tuple[Tensor, Tensor]]:
         """The dual step lambda_j - dual_lr f_j(w), projected on [0, dual_max]: the gradient of L in lambda is -f."""
         (low, high), rate, box, epsilon = levels.hull, self.dual_lr, (0, self.dual_max), self.tolerance(levels)
-        for x, below, *middle, above in chunks(w, *self._duals(w, levels, state)):
+        for x, below, *middle, above in _chunks(w, *self._duals(w, levels, state)):
             yield below, below.sub(x, alpha=rate).sub_(rate * (epsilon - low)).clamp_(*box)
             yield above, above.add(x, alpha=rate).sub_(rate * (epsilon + high)).clamp_(*box)
             for dual, m, gap in zip(middle, levels.midpoints, levels.gaps, strict=True):

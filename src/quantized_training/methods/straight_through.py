@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..arguments import integer
+from ..arguments import _integer
 from ..levels import Levels
 from .base import Method
 
@@ -62,7 +62,7 @@ class KBitStraightThrough(Method):
     elementwise = repeats = True
 
     def __init__(self, bits: int) -> None:
-        super().__init__(Levels.for_bits(integer("bits", bits, 1, 16)))
+        super().__init__(Levels.for_bits(_integer("bits", bits, 1, 16)))
         self.bits = bits
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
