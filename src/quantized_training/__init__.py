@@ -20,31 +20,11 @@ from .schedules import Constant, Cosine, Geometric, Harmonic, Linear
 
 __version__ = "0.1.0"
 
+# fmt: off
 __all__ = [
-    "PHI",
-    "PSI",
-    "SGDA",
-    "ASkew",
-    "BAMSProd",
-    "BinaryConnect",
-    "Bop",
-    "Constant",
-    "Constraint",
-    "Cosine",
-    "FullPrecision",
-    "Geometric",
-    "Harmonic",
-    "KBitStraightThrough",
-    "Levels",
-    "Linear",
-    "Method",
-    "ProxQuant",
-    "QuantizedOptimizer",
-    "StraightThrough",
-    "export",
-    "finish",
-    "groups",
-    "packing",
-    "reestimate_batch_norm",
+    "PHI", "PSI", "SGDA", "ASkew", "BAMSProd", "BinaryConnect", "Bop", "Constant", "Constraint", "Cosine",
+    "FullPrecision", "Geometric", "Harmonic", "KBitStraightThrough", "Levels", "Linear", "Method", "ProxQuant",
+    "QuantizedOptimizer", "StraightThrough", "export", "finish", "groups", "packing", "reestimate_batch_norm",
     "scale_layers",
 ]
+# fmt: on

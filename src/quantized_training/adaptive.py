@@ -89,7 +89,6 @@ class BAMSProd(_Optimizer):
 
     Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails; RuntimeError for
     sparse gradients. A gradient that is not finite spoils its own weight and, where the bounds are measured, its tensor.
-
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> base = BAMSProd([w], lr=0.5, betas=(0.0, 0.0), target=4.0, lower=1.0, upper=1.0, eps=0.0)
     >>> w.grad = torch.tensor([1.0, -2.0])
@@ -223,7 +222,6 @@ class Bop(_Optimizer):
     The defaults are those of the paper's experiments. A weight only changes its sign: start from weights on the levels. Other
     parameters need an optimizer of their own (the paper: Adam). Raises ValueError for values outside their range, a group
     with quantize=False and weights that are 0; RuntimeError for sparse gradients.
-
     >>> w = nn.Parameter(torch.tensor([1.0, -1.0]))
     >>> optimizer = Bop([w], lr=1.0, threshold=0.5)
     >>> w.grad = torch.tensor([1.0, -0.25])  # the second is below the threshold

@@ -10,7 +10,6 @@ from torch import Tensor
 
 def number(name: str, value: Any, low: float = -math.inf, strict: bool = False, finite: bool = True) -> float:
     """A real number, of Python, numpy or a tensor of one element; low: 0 for value >= 0, strict for value > 0.
-
     >>> number("alpha", math.nan, 0)
     Traceback (most recent call last):
     ValueError: alpha=nan: it must be a finite number, not negative

@@ -23,15 +23,15 @@ def _write_plain_numbers(base: torch.optim.Optimizer) -> None:
 
 
 def _numbers(base: torch.optim.Optimizer, found: dict) -> dict:
-    return found | {"param_groups": [g | {"levels": g["levels"].values} for g in found["param_groups"]]}
+    return found | {"param_groups": [g | {"levels": _plain(g["levels"])} for g in found["param_groups"]]}
 
 
 def _objects(base: torch.optim.Optimizer, found: dict) -> dict:
-    return found | {"param_groups": [g | {"levels": _levels(g["levels"])} for g in found["param_groups"]]}
+    return found | {"param_groups": [g | {"levels": Levels(_plain(g["levels"]))} for g in found["param_groups"]]}
 
 
-def _levels(values: object) -> Levels:
-    return values if isinstance(values, Levels) else Levels(values)
+def _plain(levels: object) -> object:
+    return levels.values if isinstance(levels, Levels) else levels
 
 
 def _hooked(hooks: dict, *given: object) -> object:
@@ -118,7 +118,7 @@ class _Checkpoints(torch.optim.Optimizer):
                 raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")
             first = sum(len(g["params"]) for g in groups)
             numbers = list(range(first, first + len(live["params"])))
-            groups.append(g | {"levels": _levels(g["levels"]), "params": numbers})
+            groups.append(g | {"levels": Levels(_plain(g["levels"])), "params": numbers})
             self._check(groups[-1] | {"params": live["params"]})
         if method.keys() != (expected := own.state_dict() if here else {}).keys():
             raise ValueError(f"this state has {sorted(method)} of the method, expected is {sorted(expected)}")

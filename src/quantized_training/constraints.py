@@ -65,7 +65,6 @@ class Constraint:
     band: epsilon -> distance of the outer feasible edge from the outermost level. cap: smallest gap -> `largest_epsilon`.
     degree: the power of the distance to a level beyond the hull with which the constraint falls; the push is at least
     1 / degree times the distance to the feasible set.
-
     >>> PHI.feasible_intervals(Levels.binary(), epsilon=0.75)
     [(-1.75, -0.5), (0.5, 1.75)]
     >>> PHI.push(torch.tensor([0.25, 0.75]), Levels.binary(), epsilon=0.75)  # inside: free

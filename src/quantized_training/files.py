@@ -6,7 +6,6 @@ from pathlib import Path
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
     """Write the parts, one after the other, beside `path` and move the file there: nobody ever sees half of it.
-
     >>> path = Path(tempfile.mkdtemp(), "weights")
     >>> write_whole(path, b"whole ", b"or not at all")
     >>> path.read_bytes()

@@ -37,7 +37,6 @@ def finish(
 
     Raises ValueError where no quantised parameter is the model's, or a scaled layer has another parametrisation, too;
     FloatingPointError where a weight is not finite; RuntimeError inside a view and where `latent` is of another model.
-
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> factors = scale_layers(model, Levels.binary(), per="channel")
     >>> base = torch.optim.SGD(groups(model), lr=0.1)
@@ -87,7 +86,6 @@ def export(finished: nn.Module, path: str | Path, example: tuple | None = None, 
     torch.export.load. .onnx. The last two are made with `example`, a tuple of inputs whose sizes are fixed but for
     `dynamic_shapes`, as in torch.export. Raises ImportError that says what to install, ValueError for another ending, a
     missing example and another module. The file is whole or not there.
-
     >>> model, path = nn.Linear(3, 2), tempfile.mkdtemp() + "/model.pt2"
     >>> finished = finish(model, QuantizedOptimizer(torch.optim.SGD(groups(model)), ASkew(Levels.binary())))
     >>> export(finished, path, example=(torch.ones(1, 3),))

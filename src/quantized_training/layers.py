@@ -94,7 +94,6 @@ def groups(
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError where nothing
     is left to quantise, for scaled=True without levels, and for weights that cannot be put on levels: under weight_norm and
     its like; embeddings with sparse gradients, max_norm, or zeros where 0 is no level.
-
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     >>> [(g["kind"], g["quantize"]) for g in groups(model)]
     [('first layer', True), ('last layer', True), ('biases', False), ('normalisation', False)]
@@ -150,7 +149,6 @@ def scale_layers(
     Where layers share a weight, they share s; the name is that of the first. Returns the factors by the layers' names, for
     channels as tensors. Make the groups afterwards, with scaled=False. Raises ValueError as `groups` does, for a layer that
     is scaled already, and for a weight shared with a module that is no such layer; then nothing is changed.
-
     >>> model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(1, 8)
     >>> before, factors = model(x), scale_layers(model, Levels.binary())
     >>> sorted(factors), torch.allclose(model(x), before)
@@ -195,7 +193,6 @@ def reestimate_batch_norm(
     Rounding changes what a layer puts out. Everything else in the model is left as it is and runs in evaluation mode.
     forward: what is done with a batch, by default model(batch), or model(batch[0]) of a tuple or list. Raises ValueError where
     there is no batch; whatever is raised, the statistics are those of before.
-
     >>> norm = nn.BatchNorm1d(1)
     >>> reestimate_batch_norm(norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
     >>> norm.running_mean.item()

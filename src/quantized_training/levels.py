@@ -29,7 +29,6 @@ def _told_apart(values: tuple[float, ...], dtype: torch.dtype) -> None:
 @dataclass(frozen=True)
 class Levels:
     """The admissible values of one weight: two or more finite numbers, strictly increasing; else ValueError.
-
     >>> levels = Levels.integers(bits=2)
     >>> levels.values, levels.nearest(torch.tensor([-0.75, 0.5, 9.0])).tolist()
     ((-2.0, -1.0, 0.0, 1.0), [-1.0, 1.0, 1.0])

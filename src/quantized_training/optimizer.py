@@ -37,7 +37,6 @@ class QuantizedOptimizer(_Checkpoints):
     `quantized()` or `latent()` and where a parameter was overwritten by somebody else (`adopt` accepts that; a change through
     `p.data`, which torch does not count, is lost). The constructor, `add_param_group` and step() raise TypeError or ValueError
     where the method cannot work with a group, before anything changes.
-
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))
     >>> (w - 0.5).square().sum().backward()  # at the signs
@@ -163,8 +162,8 @@ class QuantizedOptimizer(_Checkpoints):
             return p
         if self._changed(p):
             raise RuntimeError(
-                f"{self._describe(p)} was changed outside the optimizer, so its latent weights no longer belong to it; "
-                "optimizer.adopt() goes on from the parameters as they are, load_state_dict from a checkpoint"
+                f"{self._describe(p)} was changed outside the optimizer; optimizer.adopt() goes on from the parameters as they "
+                "are, load_state_dict from a checkpoint"
             )
         return self.state[p]["latent"]
 
@@ -225,9 +224,7 @@ class QuantizedOptimizer(_Checkpoints):
         self.param_groups = self.base.param_groups
         for group in self.param_groups:
             if sparse := [p for p in group["params"] if p.grad is not None and p.grad.is_sparse]:
-                raise RuntimeError(
-                    f"{self._describe(sparse[0])} has a sparse gradient; use Embedding(..., sparse=False)"
-                )
+                raise RuntimeError(f"{self._describe(sparse[0])} has a sparse gradient: use sparse=False")
             self._check(group)
         self._follow()
         for _, p in self._quantized_parameters():
@@ -237,11 +234,8 @@ class QuantizedOptimizer(_Checkpoints):
         self._steps += 1
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
         if plan is not None and len(set(_tried(plan).values())) > 1:
-            warnings.warn(
-                f"{type(self.method).__name__}: {PATIENCE} steps without a call of optimizer.method.anneal(), which its "
-                "schedule needs, once per epoch or so",
-                stacklevel=3,
-            )
+            what = f"{type(self.method).__name__}: {PATIENCE} steps without a call of optimizer.method.anneal()"
+            warnings.warn(f"{what}, which its schedule needs, once per epoch or so", stacklevel=3)
         return loss
 
     # Views
@@ -285,8 +279,8 @@ class QuantizedOptimizer(_Checkpoints):
             _surely(restore)
         if written:
             raise RuntimeError(
-                f"{self._describe(written[0])} was written to inside `with optimizer.{view}():`; the weights are again those of "
-                "before the block. Load weights outside of it, then call optimizer.adopt()"
+                f"{self._describe(written[0])} was written to inside `with optimizer.{view}():`, which is undone; load weights "
+                "outside of it, then call optimizer.adopt()"
             )
 
     def quantized(self):

@@ -21,7 +21,6 @@ MAGIC = b"QTPACK2\n"
 
 def bits(levels: Levels) -> int:
     """Bits per weight: 1 for two levels, 2 for up to four, 4 for up to sixteen. Raises ValueError for more.
-
     >>> bits(Levels.binary()), bits(Levels.ternary()), bits(Levels.integers(bits=4))
     (1, 2, 4)
     """
@@ -36,7 +35,6 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | No
 
     scale: the weights lie on the levels times it, multiplied in its own precision; its shape broadcasts. Raises ValueError,
     with the name, where a weight lies on no level.
-
     >>> pack(torch.tensor([1.0, -1.0, 1.0]), Levels.binary()).tolist() == [0b101]
     True
     """
@@ -73,7 +71,6 @@ def unpack(
     scale: Tensor | None = None,
 ) -> Tensor:
     """The weights of `shape` that `pack` took, exactly. Raises ValueError where the bytes cannot be those of such weights.
-
     >>> unpack(torch.tensor([0b101], dtype=torch.uint8), Levels.binary(), shape=(3,)).tolist()
     [1.0, -1.0, 1.0]
     """
@@ -93,7 +90,6 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
     model: what `finish` returned; or any, with the optimizer's parameter groups, inside `with optimizer.quantized():`. Raises
     ValueError, with the parameter's name, where a weight lies on no level, and where a quantised group has no levels or
     parameters that are not the model's; then nothing is written.
-
     >>> model, path = nn.Linear(1024, 64, bias=False), tempfile.mkdtemp() + "/model.qt"
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters()), BinaryConnect(Levels.binary()))
     >>> size = packing.save(path, finish(model, optimizer))
@@ -137,7 +133,6 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
 def contents(path: str | Path) -> list[dict]:
     """What a file holds, tensor by tensor: name, shape, dtype, bytes, `tensor`, where it is packed `levels` (and `scale`), and
     `same`, the name under which a shared tensor is stored. Raises ValueError naming a file that is damaged or no such file.
-
     >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
     >>> size = save(path, model, groups=[])  # nothing quantised, nothing packed
     >>> [(entry["name"], entry["shape"], entry["bytes"]) for entry in contents(path)]
@@ -166,7 +161,6 @@ def load(path: str | Path) -> dict[str, Tensor]:
     """The state_dict of the model that `save` wrote, exactly as it was: `model.load_state_dict(packing.load(path))`.
 
     Raises ValueError as `contents`.
-
     >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
     >>> size = save(path, model, groups=[])
     >>> torch.equal(load(path)["weight"], model.weight)

@@ -20,7 +20,6 @@ class Progress:
     weight: 0 on a level, 1 at a midpoint. changed: share whose nearest level is another than at the last call, NaN at the
     first. infeasible: share that violates the constraint by more than rounding errors; epsilon: the largest tolerance in
     force; both are NaN for methods without a constraint.
-
     >>> w = nn.Parameter(torch.tensor([-1.0, 0.0, 0.75, 1.5]))
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), ASkew(Levels.binary(), PHI, epsilon=0.75))
     >>> print(optimizer.progress())

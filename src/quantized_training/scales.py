@@ -17,7 +17,6 @@ def least_squares_scale(w: Tensor, levels: Levels) -> float:
     For {-1, +1} that is the mean of |w| (Rastegari et al., 2016). In general from many values of s at once: round to the
     levels times s, take the s that fits this rounding best, until nothing changes; the best of all is taken. Raises ValueError
     for weights that are all zero or not finite, and where no multiple of the levels is closer to them than zero.
-
     >>> least_squares_scale(torch.tensor([-0.5, 0.25, 0.75]), Levels.binary())  # the mean of |w|
     0.5
     """
@@ -35,7 +34,6 @@ def channel_scales(w: Tensor, levels: Levels) -> Tensor:
     """`least_squares_scale` of each output channel w[i], in double; a channel that has none takes that of all weights.
 
     Raises ValueError as `least_squares_scale` does for all of w.
-
     >>> channel_scales(torch.tensor([[-0.5, 0.5, 1.25], [0.0, 0.0, 0.0]]), Levels.binary()).tolist()
     [0.75, 0.375]
     """
@@ -85,8 +83,7 @@ class _Times(torch.autograd.Function):
     """v -> s v. Backwards the gradient is divided by s for v; for s it is the chain rule's, times `rate`."""
 
     @staticmethod
-    def forward(ctx, v: Tensor, factor: Tensor, least: Tensor | None, rate: float | None) -> Tensor:
-        s = factor if least is None else torch.maximum(factor, least)
+    def forward(ctx, v: Tensor, factor: Tensor, s: Tensor, rate: float | None) -> Tensor:
         ctx.save_for_backward(s, None if rate is None else v)
         ctx.rate = rate
         return s * v
@@ -102,7 +99,6 @@ class Scale(nn.Module):
 
     factor: a number, or one for each output channel, shape (channels,). rate: None for a fixed factor; else it is a parameter
     whose gradient is multiplied by `rate`, and which counts as at least a thousandth of what it was at first.
-
     >>> Scale(0.5, like=torch.ones(1))(torch.tensor([-1.0, 1.0])).tolist()
     [-0.5, 0.5]
     """
@@ -110,8 +106,7 @@ class Scale(nn.Module):
     def __init__(self, factor: float | Tensor, like: Tensor, rate: float | None = None) -> None:
         super().__init__()
         factor = torch.as_tensor(factor, dtype=like.dtype, device=like.device).clone()
-        if factor.ndim:
-            factor = factor.view(-1, *[1] * (like.ndim - 1))
+        factor = factor.view(-1, *[1] * (like.ndim - 1)) if factor.ndim else factor
         self.rate = rate
         if rate is None:
             self.register_buffer("factor", factor)
@@ -126,20 +121,17 @@ class Scale(nn.Module):
         return factor if self.least is None else torch.maximum(factor, self.least)
 
     def forward(self, v: Tensor) -> Tensor:
-        return _Times.apply(v, self.factor, self.least, self.rate)
+        return _Times.apply(v, self.factor, self.value, self.rate)
 
     def right_inverse(self, w: Tensor) -> Tensor:
         return w / self.value
 
 
-def scale_of(module: nn.Module, name: str = "weight") -> Scale | None:
+def scale_of(module: nn.Module) -> Scale | None:
     """The `Scale` between a module's parameter and the weight that it uses, where there is one.
-
-    >>> layer = nn.Linear(2, 2)
-    >>> parametrize.register_parametrization(layer, "weight", Scale(0.5, layer.weight)) is layer
-    True
+    >>> layer = parametrize.register_parametrization(nn.Linear(2, 2), "weight", Scale(0.5, like=torch.ones(1)))
     >>> scale_of(layer).value.item(), scale_of(nn.Linear(2, 2))
     (0.5, None)
     """
-    first = module.parametrizations[name][0] if parametrize.is_parametrized(module, name) else None
+    first = module.parametrizations.weight[0] if parametrize.is_parametrized(module, "weight") else None
     return first if isinstance(first, Scale) else None

@@ -17,7 +17,6 @@ class _Numbers:
 @dataclass(frozen=True)
 class Constant(_Numbers):
     """The value at every k.
-
     >>> [Constant(0.1)(k) for k in (0, 9)]
     [0.1, 0.1]
     """
@@ -31,7 +30,6 @@ class Constant(_Numbers):
 @dataclass(frozen=True)
 class Harmonic(_Numbers):
     """initial / (k + 1): the step sizes of the paper's Assumption 7(b).
-
     >>> [Harmonic(1.0)(k) for k in (0, 1, 3)]
     [1.0, 0.5, 0.25]
     """
@@ -47,7 +45,6 @@ class Geometric(_Numbers):
     """initial * ratio^(k - start), initial before start: the paper's annealing of epsilon, ratio 0.88 ("logarithmic" there).
 
     Never below initial * 1e-12, so that a long annealing does not end in an epsilon of 0.
-
     >>> [Geometric(1.0, 0.5, start=1)(k) for k in (0, 1, 2, 3)]
     [1.0, 1.0, 0.5, 0.25]
     """
@@ -68,7 +65,6 @@ class Geometric(_Numbers):
 @dataclass(frozen=True)
 class Linear(_Numbers):
     """slope * k: the growing regularisation strength of ProxQuant (Bai et al., 2018).
-
     >>> [Linear(0.5)(k) for k in (0, 1, 2)]
     [0.0, 0.5, 1.0]
     """
@@ -82,7 +78,6 @@ class Linear(_Numbers):
 @dataclass(frozen=True)
 class Cosine(_Numbers):
     """From initial to 0 along half a cosine over `steps` steps, 0 afterwards.
-
     >>> [round(Cosine(1.0, steps=4)(k), 3) for k in range(6)]
     [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
@@ -97,7 +92,6 @@ class Cosine(_Numbers):
 @dataclass(frozen=True)
 class Rising(_Numbers):
     """t -> 1 - 1 / (rate t + 1): 0 at t = 0 and non-decreasing, to 1. The shape of AdaBound's lower bound.
-
     >>> [Rising(0.5)(t) for t in (0, 2, 6)]
     [0.0, 0.5, 0.75]
     """
@@ -111,7 +105,6 @@ class Rising(_Numbers):
 @dataclass(frozen=True)
 class Falling(_Numbers):
     """t -> 1 + 1 / (rate t): infinite at t = 0 and non-increasing, to 1. The shape of AdaBound's upper bound.
-
     >>> [Falling(0.5)(t) for t in (0, 2, 4)]
     [inf, 2.0, 1.5]
     """
@@ -127,7 +120,6 @@ Schedule = Constant | Harmonic | Geometric | Linear | Cosine | Rising | Falling
 
 def as_schedule(value: float | Schedule, name: str = "value") -> Schedule:
     """A number becomes a constant schedule; a schedule is returned as it is. name: of the argument, for TypeError.
-
     >>> as_schedule(0.5), as_schedule(Linear(0.1))
     (Constant(value=0.5), Linear(slope=0.1))
     """

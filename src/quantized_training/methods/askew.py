@@ -31,7 +31,6 @@ def skewed_velocity(
     a midpoint, where g' = 0, it is -grad if g = 0, too; if g < 0, (20) is empty and the push goes right with size `clip`.
 
     clip_velocity: clip the whole velocity as well, the paper's reading; it biases stochastic gradients beyond `clip`.
-
     >>> w = torch.tensor([0.25, 0.75])  # the first infeasible: pushed up against its gradient; the second free
     >>> skewed_velocity(torch.ones(2), w, Levels.binary(), epsilon=0.75, alpha=0.5, constraint=PHI)
     tensor([ 0.1875, -1.0000])
@@ -57,7 +56,6 @@ class ASkew(Method):
     merged: accept epsilon at or above its largest legal value, where intervals merge (the paper's schedule 0.88^t starts
     there). allow_overshoot: accept alpha * lr > 1, where a push from outside the hull jumps over the edge, and clip * lr above
     half the smallest gap, where one near a midpoint can jump over a level's cell. clip_velocity: see `skewed_velocity`.
-
     >>> method = ASkew(Levels.binary(), epsilon=Geometric(0.5, 0.5))
     >>> method.anneal()
     >>> method.epsilon, ASkew(Levels.binary(), epsilon=1.0, merged=True).epsilon

@@ -33,7 +33,6 @@ class Method:
     """Full-precision behaviour in all four slots; a method overrides the ones in which it differs.
 
     All tensors have the shape of one parameter, to which the dict `state` belongs; it travels with the optimizer's state_dict.
-
     >>> class SignDescent(Method):
     ...     def descent(self, grad, w, levels, state, out=None):
     ...         return grad.sign()
@@ -128,7 +127,6 @@ class Method:
 
 class FullPrecision(Method):
     """Ordinary training; the levels only say how `QuantizedOptimizer.quantized` rounds.
-
     >>> FullPrecision(Levels.binary()).descent(torch.tensor([3.0]), torch.zeros(1), Levels.binary(), {})
     tensor([3.])
     """

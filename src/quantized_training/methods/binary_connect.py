@@ -16,7 +16,6 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
 
     For {-1, +1} this is (4): +1 with probability sigma(w) = max(0, min((w + 1)/2, 1)). `uniform` has w's shape and
     holds independent draws from [0, 1).
-
     >>> w = torch.full((2,), 0.5)  # +1 with probability 3/4
     >>> round_stochastic(w, Levels.binary(), uniform=torch.tensor([0.7, 0.8])).tolist()
     [1.0, -1.0]
@@ -40,7 +39,6 @@ class BinaryConnect(Method):
     stochastic: round at random (4), as the paper's experiments do; otherwise to the nearest level (1).
     seed: of the random rounding. uniform: replaces the built-in generator; maps the latent weights to a tensor of the
     same shape with draws from [0, 1).
-
     >>> method = BinaryConnect(Levels.ternary(), stochastic=False)
     >>> method.forward_point(torch.tensor([-0.75, 0.25]), method.levels, {}).tolist()
     [-1.0, 0.0]

@@ -13,7 +13,6 @@ from .base import Method
 
 def prox_l1(w: Tensor, levels: Levels, strength: float) -> Tensor:
     """Proximal operator of strength * min_q ||w - q||_1: every weight moves to its nearest level by at most `strength`.
-
     >>> prox_l1(torch.tensor([0.25, 0.875]), Levels.binary(), strength=0.25).tolist()
     [0.5, 1.0]
     """
@@ -26,7 +25,6 @@ def prox_l2(w: Tensor, levels: Levels, strength: float, dim: tuple[int, ...] | N
     """Proximal operator of strength * min_q ||w - q||_2 (not squared, as printed): a block of weights moves as one.
 
     dim: the dimensions that form a block, by default all of them.
-
     >>> prox_l2(torch.tensor([0.25, 1.0]), Levels.binary(), strength=0.5).tolist()
     [0.75, 1.0]
     """
@@ -39,7 +37,6 @@ def prox_l2(w: Tensor, levels: Levels, strength: float, dim: tuple[int, ...] | N
 
 def prox_squared_l2(w: Tensor, levels: Levels, strength: float) -> Tensor:
     """Proximal operator of strength * min_q ||w - q||_2^2: (w + 2 strength q) / (1 + 2 strength), never exactly a level.
-
     >>> prox_squared_l2(torch.tensor([0.5]), Levels.binary(), strength=0.5).tolist()  # half of the way
     [0.75]
     """
@@ -56,7 +53,6 @@ class ProxQuant(Method):
     strength: lambda_k as a number or a schedule of the annealing index; the prox parameter is lr * lambda_k. norm: "l1", "l2"
     (one block per parameter) or "squared_l2". ensemble: the first dimension of every parameter counts independent runs, each
     a block of its own under "l2". Raises ValueError for an unknown norm, and a strength that is negative or not finite.
-
     >>> method = ProxQuant(Levels.binary(), strength=Linear(1.0))
     >>> method.anneal()
     >>> method.after_step(torch.tensor([0.25]), method.levels, {}, lr=0.5).tolist()

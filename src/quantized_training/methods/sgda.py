@@ -21,7 +21,6 @@ class SGDA(Method):
     value). The defaults are chosen by a rule from the maps of Tasks I and II (the book's page "Sensitivity"). Both steps use
     the same iterate (w, lambda), as Algorithm 2 prints. The multipliers of a parameter of shape s are `state["dual"]`, shape
     (K + 1, *s), from zero. Raises ValueError for values outside their range.
-
     >>> method, w, state = SGDA(Levels.binary(), epsilon=0.5, dual_lr=0.5), torch.tensor([0.25]), {}
     >>> multiplier = [value.item() for _, value in method.late_changes(w, method.levels, state)][-1]  # of the gap
     >>> multiplier, method.descent(torch.zeros(1), w, method.levels, {"dual": torch.tensor([[0.0], [multiplier], [0.0]])})

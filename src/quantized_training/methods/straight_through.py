@@ -10,7 +10,6 @@ from .base import Method
 
 def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
     """1 where w lies inside the hull, 0 elsewhere: for {-1, +1} the indicator 1{|w| <= 1} of (3).
-
     >>> straight_through_mask(torch.tensor([-1.5, 0.5, 1.0]), Levels.binary()).tolist()
     [0.0, 1.0, 1.0]
     """
@@ -23,7 +22,6 @@ def kbit_round(u: Tensor, bits: int) -> Tensor:
 
     Printed is round((2^k - 1) u) - (2^(k-1) - 1), whose range -7 .. 8 (k = 4) contradicts the interval of section 6;
     subtracting 2^(k-1) gives that interval. Ties are rounded up.
-
     >>> kbit_round(torch.tensor([0.0, 0.5, 1.0]), bits=2).tolist()
     [-2.0, 0.0, 1.0]
     """
@@ -32,7 +30,6 @@ def kbit_round(u: Tensor, bits: int) -> Tensor:
 
 class StraightThrough(Method):
     """Gradient at the nearest level (1), passed on where the latent weight lies inside the hull (3).
-
     >>> method, w = StraightThrough(Levels.binary()), torch.tensor([0.25, 1.5])
     >>> method.forward_point(w, method.levels, {}).tolist(), method.descent(torch.ones(2), w, method.levels, {}).tolist()
     ([1.0, 1.0], [1.0, 0.0])
@@ -52,7 +49,6 @@ class KBitStraightThrough(Method):
     """Gradient at the k-bit rounding (5) of the latent weight, passed on unchanged, latent weights clipped to the hull.
 
     Equation (5) takes numbers from [0, 1]; here the hull [q_1, q_K] is mapped on it, which the paper leaves open.
-
     >>> method = KBitStraightThrough(bits=2)
     >>> method.levels.values, method.forward_point(torch.tensor([0.25, 7.0]), method.levels, {}).tolist()
     ((-2.0, -1.0, 0.0, 1.0), [0.0, 1.0])
