@@ -18,18 +18,6 @@ from .transaction import _whole
 LOWER, UPPER = Rising(1e-3), Falling(1e-3)
 
 
-def _norms(tensors: Sequence[Tensor], order: int) -> tuple[list[Tensor], list[int]]:
-    """Norms of pieces of the tensors (that of millions of float32 weights is off by a per cent), and how many each has."""
-    pieces = [[t] if hasattr(t, "to_local") else [x for (x,) in _chunks(t)] for t in tensors]
-    return torch._foreach_norm([x for parts in pieces for x in parts], order), [len(parts) for parts in pieces]
-
-
-def _relative_error(absolute: float, squares: float, count: int) -> float:
-    """||w - alpha* sign(w)|| / ||w|| from sum |w|, sum w^2 and the number of weights; NaN where they are."""
-    unexplained = 1 - absolute * absolute / (count * squares) if squares != 0 else 0.0
-    return 0.0 if unexplained < 0 else math.sqrt(unexplained)
-
-
 class _Optimizer(torch.optim.Optimizer):
     """What the optimizers below share; each has `_check(group)`, which raises ValueError, and `_step(params, group)`, one
     step of a group's parameters that have a gradient."""
@@ -192,20 +180,20 @@ class BAMSProd(_Optimizer):
     def _measure(params: list[Tensor], largest: list[Tensor], states: list[dict], group: dict) -> None:
         """Update rho_t and c_t of every run, from w_t and v^_t. The numbers come to the host, once per group."""
         weights = [x for p in params for x in _runs(p, group)]
-        absolute, pieces = _norms(weights, 1)
-        euclidean, _ = _norms(weights, 2)
+        # In one piece, a float32 norm of millions of weights is off by a per cent on a processor.
+        pieces = [[w] if hasattr(w, "to_local") else [x for (x,) in _chunks(w)] for w in weights]
+        norms = [torch._foreach_norm([x for parts in pieces for x in parts], order) for order in (1, 2)]
         sums = [x.sum() for v in largest for x in _runs(v, group)]
-        numbers = iter(torch.cat([_whole(torch.stack(x)) for x in (absolute, euclidean, sums)]).tolist())
-        absolute = [math.fsum(next(numbers) for _ in range(n)) for n in pieces]
-        squares = [math.fsum(next(numbers) ** 2 for _ in range(n)) for n in pieces]
-        counts = [max(x.numel(), 1) for x in weights]
-        errors = iter([_relative_error(*x) for x in zip(absolute, squares, counts, strict=True)])
-        lipschitz = iter([v / n for v, n in zip(numbers, counts, strict=True)])  # squared
-        for s in states:
-            for run, before in enumerate(s["target"]):
-                s["error"][run] += (next(errors) - s["error"][run]) / s["step"]
-                c = next(lipschitz) * max(s["error"][run], group["least_error"])
-                s["target"][run] = before if before >= c else c  # NaN gets through
+        numbers = iter(torch.cat([_whole(torch.stack(x)) for x in (*norms, sums)]).tolist())
+        absolute = [math.fsum(next(numbers) for _ in parts) for parts in pieces]
+        squares = [math.fsum(next(numbers) ** 2 for _ in parts) for parts in pieces]
+        runs = [(s, run) for s in states for run in range(len(s["target"]))]
+        for (s, run), w, l1, l2, v in zip(runs, weights, absolute, squares, numbers, strict=True):
+            n, before = max(w.numel(), 1), s["target"][run]
+            left = 1 - l1 * l1 / (n * l2) if l2 != 0 else 0.0  # ||w - alpha* sign(w)||^2 / ||w||^2
+            s["error"][run] += ((0.0 if left < 0 else math.sqrt(left)) - s["error"][run]) / s["step"]
+            c = v / n * max(s["error"][run], group["least_error"])
+            s["target"][run] = before if before >= c else c  # NaN gets through
 
 
 def _runs(x: Tensor, group: dict) -> Sequence[Tensor]:

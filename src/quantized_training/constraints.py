@@ -20,10 +20,8 @@ from .levels import Levels, _on
 
 
 def _geometry(w: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
-    """Per weight: u = w - midpoint of its gap, h = half of that gap, beyond = signed distance past the outer levels.
-
-    `beyond` is 0 on the hull, w - q_1 < 0 below it and w - q_K > 0 above it; u and h are those of the nearest gap there.
-    """
+    """Per weight: u = w - midpoint of its gap, h = half of that gap (beyond the hull: of the nearest), and beyond = signed
+    distance past the outer levels, 0 on the hull."""
     low, high = levels.hull
     beyond = w - w.clamp(low, high)
     if len(levels.values) == 2:
@@ -61,10 +59,9 @@ def _psi_derivative(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
 class Constraint:
     """One of the two constraint functions, applied to every weight by itself.
 
-    value, derivative: (w, levels, epsilon) -> tensor of w's shape.
-    band: epsilon -> distance of the outer feasible edge from the outermost level. cap: smallest gap -> `largest_epsilon`.
-    degree: the power of the distance to a level beyond the hull with which the constraint falls; the push is at least
-    1 / degree times the distance to the feasible set.
+    value, derivative: (w, levels, epsilon) -> tensor of w's shape. band: epsilon -> distance of the outer feasible edge from
+    the outermost level. cap: smallest gap -> `largest_epsilon`. degree: the power of the distance to the outermost level with
+    which the constraint falls; the push is at least 1 / degree times the distance to the feasible set.
     >>> PHI.feasible_intervals(Levels.binary(), epsilon=0.75)
     [(-1.75, -0.5), (0.5, 1.75)]
     >>> PHI.push(torch.tensor([0.25, 0.75]), Levels.binary(), epsilon=0.75)  # inside: free
@@ -108,10 +105,8 @@ class Constraint:
         return push.nan_to_num_(0.0, math.inf, -math.inf) if min(squares) < 0 else push  # 0 / 0 where intervals touch
 
     def largest_epsilon(self, levels: Levels) -> float:
-        """The value that epsilon must stay strictly below: gap^2/4 for (22), gap^4/16 for (19), of the smallest gap.
-
-        There feasible intervals touch, and the push is 0/0 at the midpoint (the paper's Theorems 2 and 3 print "<=").
-        """
+        """The value that epsilon must stay strictly below: gap^2/4 for (22), gap^4/16 for (19), of the smallest gap. There
+        feasible intervals touch, and the push is 0/0 at the midpoint (the paper's Theorems 2 and 3 print "<=")."""
         return self.cap(min(levels.gaps))
 
     def check_epsilon(self, epsilon: float, levels: Levels, merged: bool = False, when: str = "") -> float:
@@ -129,10 +124,8 @@ class Constraint:
         return epsilon
 
     def feasible_intervals(self, levels: Levels, epsilon: float) -> list[tuple[float, float]]:
-        """The feasible set {w : constraint >= 0} as disjoint closed intervals, in closed form.
-
-        One interval per level while epsilon is below `largest_epsilon`; intervals that touch or overlap are merged.
-        """
+        """The feasible set {w : constraint >= 0} as disjoint closed intervals: one per level while epsilon is below
+        `largest_epsilon`; intervals that touch or overlap are merged."""
         band = self.band(self.check_epsilon(epsilon, levels, merged=True))
         edges = [levels.values[0] - band]
         for midpoint, gap in zip(levels.midpoints, levels.gaps, strict=True):

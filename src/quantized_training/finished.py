@@ -54,13 +54,12 @@ def finish(
     if latent is not None:
         finished.load_state_dict(latent)
     finished.eval().requires_grad_(False).zero_grad()
-    parameters, merged = dict(finished.named_parameters()), {}
     for name, levels in names.items():
-        p = parameters[name]
-        if not p.isfinite().all():
+        if not (p := finished.get_parameter(name)).isfinite().all():
             raise FloatingPointError(f"{name} has weights that are NaN or infinite: there is no level for them")
         p.copy_(levels.nearest(p))
     finished.quantization = {name.replace(SCALED, "weight"): (levels, None) for name, levels in names.items()}
+    merged: dict[Tensor, Tensor] = {}
     for name, module in list(finished.named_modules()):
         if (scale := scale_of(module)) is None:
             continue

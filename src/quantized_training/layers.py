@@ -146,9 +146,9 @@ def scale_layers(
     gradient in s is sum_i g_i v_i / sqrt(n Q), with g that in w, n the number of weights that share s and Q the largest level.
     LSQ's own (3) has v_i less the latent one inside the hull: there a step of s keeps s v, here v and with it the rounding.
 
-    Where layers share a weight, they share s; the name is that of the first. Returns the factors by the layers' names, for
-    channels as tensors. Make the groups afterwards, with scaled=False. Raises ValueError as `groups` does, for a layer that
-    is scaled already, and for a weight shared with a module that is no such layer; then nothing is changed.
+    Returns the factors by the layers' names (the first where layers share a weight), for channels as tensors. Make the groups
+    afterwards, with scaled=False. Raises ValueError as `groups` does, for a layer that is scaled already, and for a weight
+    shared with a module that is no such layer; then nothing is changed.
     >>> model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(1, 8)
     >>> before, factors = model(x), scale_layers(model, Levels.binary())
     >>> sorted(factors), torch.allclose(model(x), before)

@@ -14,16 +14,13 @@ from .arguments import _integer, _real_weights, number
 
 
 @lru_cache(maxsize=256)
-def _on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device, apart: bool = False) -> Tensor:
+    """The values as a tensor; apart: ValueError where the dtype cannot tell them apart."""
     with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
-        return torch.tensor(values, dtype=dtype, device=device)
-
-
-@lru_cache(maxsize=256)
-def _told_apart(values: tuple[float, ...], dtype: torch.dtype) -> None:
-    stored = torch.tensor(values, dtype=dtype)
-    if not stored.isfinite().all() or not (stored[1:] > stored[:-1]).all():
-        raise ValueError(f"the levels {values} cannot be told apart in {dtype}; use a finer dtype")
+        stored = torch.tensor(values, dtype=dtype)
+        if apart and not (stored.isfinite().all() and (stored[1:] > stored[:-1]).all()):
+            raise ValueError(f"the levels {values} cannot be told apart in {dtype}; use a finer dtype")
+        return stored.to(device)
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,8 @@ class Levels:
 
     @classmethod
     def integers(cls, bits: int) -> Levels:
-        """The integers -2^(bits-1) .. 2^(bits-1) - 1 (paper, section 6).
-
-        For one bit that gives {-1, 0}, while the paper's tasks use `binary()`. Raises ValueError for bits outside 2 .. 16.
-        """
+        """The integers -2^(bits-1) .. 2^(bits-1) - 1 (paper, section 6). For one bit that would be {-1, 0}, while the paper's
+        tasks use `binary()`: ValueError for bits outside 2 .. 16."""
         if not 2 <= _integer("bits", bits, -(2**31), 2**31) <= 16:
             raise ValueError(f"bits={bits}: allowed are 2, 3, ... 16; for one bit use Levels.binary()")
         return cls(tuple(float(q) for q in range(-(2 ** (bits - 1)), 2 ** (bits - 1))))
@@ -93,40 +88,31 @@ class Levels:
         return self.values[0], self.values[-1]
 
     def tensor(self, like: Tensor) -> Tensor:
-        """The levels as a tensor of shape (K,) with the dtype and device of `like`.
+        """The levels as a tensor of shape (K,) with the dtype and device of `like`. Raises ValueError where that dtype cannot
+        tell them apart, TypeError where it is no floating-point one."""
+        return self._on("like", like).clone()
 
-        Raises ValueError where that dtype cannot tell them apart, TypeError where it is no floating-point one.
-        """
-        return self._on(_real_weights("like", like)).clone()
-
-    def _on(self, like: Tensor) -> Tensor:
-        _told_apart(self.values, like.dtype)
-        return _on(self.values, like.dtype, like.device)
+    def _on(self, name: str, w: Tensor) -> Tensor:
+        return _on(self.values, _real_weights(name, w).dtype, w.device, apart=True)
 
     def vectors(self, n: int, dtype: torch.dtype | None = None) -> Tensor:
         """All K^n admissible vectors of n weights, the set of (P1), one per row: shape (K^n, n), in lexicographic order.
-
-        dtype: default torch's default. Raises ValueError for n < 1 and for more than 2^22 vectors.
-        """
+        ValueError for n < 1 and for more than 2^22 vectors."""
         k = len(self.values)
         if n < 1 or n * math.log2(k) > 22:
-            what = f"{k}^{n} vectors are more than can be listed" if n >= 1 else "there must be a weight"
-            raise ValueError(f"n={n} with {k} levels: {what}; allowed is n >= 1 with K^n <= 2^22")
-        index = torch.arange(k**n)
-        digits = [index // k ** (n - 1 - i) % k for i in range(n)]
-        return torch.tensor(self.values, dtype=dtype)[torch.stack(digits, dim=1)]
+            raise ValueError(
+                f"n={n}: {k}^{n} vectors are too many, or there must be a weight; allowed is n >= 1 with K^n <= 2^22"
+            )
+        return torch.cartesian_prod(*[torch.tensor(self.values, dtype=dtype)] * n).view(-1, n)
 
     def cell(self, w: Tensor) -> Tensor:
         """Index 0 .. K-1 of the level nearest to each weight; a midpoint belongs to the upper level."""
         return torch.bucketize(w.contiguous(), _on(self.midpoints, w.dtype, w.device), right=True)
 
     def nearest(self, w: Tensor) -> Tensor:
-        """Each weight rounded to its nearest level: shape, dtype and device of `w`; NaN where it is NaN.
-
-        A midpoint is rounded up, which for {-1, +1} is equation (1): sign(w) with sign(0) = +1.
-        Raises ValueError and TypeError as `tensor`.
-        """
-        values = self._on(_real_weights("w", w))
+        """Each weight rounded to its nearest level: shape, dtype and device of `w`; NaN where it is NaN. A midpoint is
+        rounded up, which for {-1, +1} is equation (1): sign(w) with sign(0) = +1. Raises as `tensor`."""
+        values = self._on("w", w)
         if len(values) == 2:  # the hot path of every binary method
             rounded = torch.where(w >= self.midpoints[0], values[1], values[0])
         else:

@@ -32,11 +32,10 @@ class QuantizedOptimizer(_Checkpoints):
     passes through the method where that has a constraint; ValueError where the base decays past it.
 
     step() is a transaction: whatever is raised in it (Ctrl-C, the base, no memory), weights, latent weights, multipliers and
-    gradients are as before the step or as after it, and training can go on; only what the base keeps for itself (momentum)
-    may have advanced. It raises FloatingPointError where a gradient or a new weight is not finite, RuntimeError inside
-    `quantized()` or `latent()` and where a parameter was overwritten by somebody else (`adopt` accepts that; a change through
-    `p.data`, which torch does not count, is lost). The constructor, `add_param_group` and step() raise TypeError or ValueError
-    where the method cannot work with a group, before anything changes.
+    gradients are as before the step or as after it, and training can go on; only the base's own state (momentum) may have
+    advanced. It raises FloatingPointError where a gradient or a new weight is not finite, RuntimeError inside a view and where
+    a parameter was overwritten by somebody else (`adopt` accepts that; a change through `p.data`, which torch does not count,
+    is lost), and, like the constructor, TypeError or ValueError where the method cannot work with a group.
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))
     >>> (w - 0.5).square().sum().backward()  # at the signs
@@ -91,8 +90,7 @@ class QuantizedOptimizer(_Checkpoints):
             raise ValueError("maximize=True: the methods minimise; negate the loss instead")
         if not quantize:
             return
-        known = group["params"] and all(self._seen.get(p, (0, None))[1] == levels for p in group["params"])
-        if not known:
+        if not group["params"] or any(self._seen.get(p, (0, None))[1] != levels for p in group["params"]):
             self.method.check_plan(levels)
             for p in group["params"]:
                 self._check_parameter(p, levels)
@@ -178,8 +176,8 @@ class QuantizedOptimizer(_Checkpoints):
 
     @torch.no_grad()
     def adopt(self) -> None:
-        """Go on from the parameters as they are: latent weights become what the parameters hold, and the method's own state
-        (multipliers) starts anew. For weights that were loaded, averaged or edited after the optimizer was made."""
+        """Go on from the parameters as they are (loaded, averaged, edited): latent weights become what they hold, and the
+        method's own state (multipliers) starts anew."""
         self._refuse_in_view("adopt()")
         for group, p in self._quantized_parameters():
             self._check_parameter(p, group["levels"])

@@ -75,9 +75,11 @@ def unpack(
     [1.0, -1.0, 1.0]
     """
     b, n = bits(levels), torch.Size(shape).numel()
-    size, found = -(-n * b // 8), f"{packed.dtype} {tuple(packed.shape)}"
-    if packed.dtype != torch.uint8 or len(packed) != size:
-        raise ValueError(f"weights of shape {tuple(shape)} in {b} bits are {size} bytes, got {found}")
+    size = -(-n * b // 8)
+    if packed.dtype != torch.uint8 or packed.shape != (size,):
+        raise ValueError(
+            f"weights of shape {tuple(shape)} in {b} bits are {size} bytes, not {packed.numel()} {packed.dtype}"
+        )
     codes = torch.stack([(packed >> (b * i)) & (2**b - 1) for i in range(8 // b)], dim=1).flatten()[:n].long()
     if n and int(codes.max()) >= len(levels.values):
         raise ValueError(f"the bytes hold the code {int(codes.max())}, but there are only {len(levels.values)} levels")
@@ -101,7 +103,7 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
     if groups is None:
         if not hasattr(model, "quantization"):
             raise ValueError("pack what `finish` returned, or name the optimizer's groups: save(path, model, groups)")
-        known = {p: model.quantization[name] for p, name in names.items() if name in model.quantization}
+        known = {model.get_parameter(name): found for name, found in model.quantization.items()}
     for group in groups or ():
         for p in group["params"]:
             if p not in names:
@@ -125,9 +127,8 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
         parts.append(kept.detach().cpu().reshape(-1).view(torch.uint8))
         entry["bytes"] = len(parts[-1])
     torch.save({"entries": entries, "data": torch.cat(parts)}, body := io.BytesIO())
-    content = MAGIC + hashlib.sha256(body.getbuffer()).digest() + body.getbuffer()
-    write_whole(Path(path), content)
-    return len(content)
+    write_whole(Path(path), MAGIC, hashlib.sha256(body.getbuffer()).digest(), body.getbuffer())
+    return Path(path).stat().st_size
 
 
 def contents(path: str | Path) -> list[dict]:

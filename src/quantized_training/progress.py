@@ -49,18 +49,16 @@ class Progress:
 
     @classmethod
     def _of_weights(cls, w: Tensor, size: int, method, levels, before: dict, key: int) -> Progress:
-        cells, epsilon = levels.cell(w), method.tolerance(levels)
-        h, distance, last = _geometry(w, levels)[1], (w - levels.nearest(w)).abs(), before.get(key)
+        cells, last, epsilon = levels.cell(w), before.get(key), method.tolerance(levels)
         before[key] = cells
-        shares = [distance == 0, distance / h]
-        if last is not None and last.shape == cells.shape:
-            shares.append(cells != last)
-        if method.constraint is not None:
-            unit = h ** (2 * method.constraint.degree)
-            shares.append(method.constraint.value(w, levels, epsilon) < -1e-5 * unit)
-        on, far, *rest = torch.stack([s.float().mean() for s in shares]).tolist()  # waits for a device once
-        infeasible = rest.pop() if method.constraint is not None else math.nan
-        return cls(on, far, rest[0] if rest else math.nan, infeasible, epsilon, size)
+        h, distance, unknown = _geometry(w, levels)[1], (w - levels.nearest(w)).abs(), w.new_tensor([math.nan])
+        changed = cells != last if last is not None and last.shape == cells.shape else unknown
+        infeasible = unknown
+        if (g := method.constraint) is not None:
+            infeasible = g.value(w, levels, epsilon) < -1e-5 * h ** (2 * g.degree)
+        shares = distance == 0, distance / h, changed, infeasible
+        means = torch.stack([s.float().mean() for s in shares]).tolist()  # waits for a device once
+        return cls(*means, epsilon, size)
 
     def __str__(self) -> str:
         words = [f"{100 * self.on_level:.1f} % on a level", f"{self.distance:.3f} half gaps away"]

@@ -14,9 +14,9 @@ STARTS = 500
 def least_squares_scale(w: Tensor, levels: Levels) -> float:
     """The factor s > 0 for which the levels times s are closest to the weights: min_s sum_i min_q (w_i - s q)^2.
 
-    For {-1, +1} that is the mean of |w| (Rastegari et al., 2016). In general from many values of s at once: round to the
-    levels times s, take the s that fits this rounding best, until nothing changes; the best of all is taken. Raises ValueError
-    for weights that are all zero or not finite, and where no multiple of the levels is closer to them than zero.
+    For {-1, +1} that is the mean of |w| (Rastegari et al., 2016). In general from many s at once: round to the levels times s,
+    take the s that fits this rounding best, until nothing changes; the best of all is taken. Raises ValueError for weights
+    that are all zero or not finite, and where no multiple of the levels is closer to them than zero.
     >>> least_squares_scale(torch.tensor([-0.5, 0.25, 0.75]), Levels.binary())  # the mean of |w|
     0.5
     """

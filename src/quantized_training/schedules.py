@@ -42,9 +42,8 @@ class Harmonic(_Numbers):
 
 @dataclass(frozen=True)
 class Geometric(_Numbers):
-    """initial * ratio^(k - start), initial before start: the paper's annealing of epsilon, ratio 0.88 ("logarithmic" there).
-
-    Never below initial * 1e-12, so that a long annealing does not end in an epsilon of 0.
+    """initial * ratio^(k - start), initial before start, never below initial * 1e-12: the paper's annealing of epsilon, with
+    ratio 0.88 ("logarithmic" there).
     >>> [Geometric(1.0, 0.5, start=1)(k) for k in (0, 1, 2, 3)]
     [1.0, 1.0, 0.5, 0.25]
     """

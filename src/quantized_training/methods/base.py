@@ -45,6 +45,8 @@ class Method:
 
     #: The constraint that the method keeps, where it has one; `tolerance` is its epsilon.
     constraint: Constraint | None = None
+    #: The schedule that `anneal` advances.
+    plan: Schedule | None = None
     #: True where `forward_point` is the latent weight itself, so that no second copy of the weights is needed.
     forward_is_latent = True
     #: True where every slot treats each weight by itself and leaves `state` alone: then it may be given any part of a
@@ -91,11 +93,6 @@ class Method:
     def pieces(self, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
         """`_chunks` of tensors of one shape where the method may be given them, else the tensors."""
         return _chunks(*tensors) if self.in_pieces else [tensors]
-
-    @property
-    def plan(self) -> Schedule | None:
-        """The schedule that `anneal` advances."""
-        return None
 
     def check_plan(self, levels: Levels) -> None:
         """Raise ValueError where the plan leaves what is legal for these levels, now or later."""

@@ -12,10 +12,8 @@ from .base import Method
 
 
 def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
-    """Each weight rounded up or down at random so that its expectation is w clipped to the hull.
-
-    For {-1, +1} this is (4): +1 with probability sigma(w) = max(0, min((w + 1)/2, 1)). `uniform` has w's shape and
-    holds independent draws from [0, 1).
+    """Each weight rounded up or down at random so that its expectation is w clipped to the hull: for {-1, +1} this is (4), +1
+    with probability sigma(w) = max(0, min((w + 1)/2, 1)). `uniform` has w's shape and holds draws from [0, 1).
     >>> w = torch.full((2,), 0.5)  # +1 with probability 3/4
     >>> round_stochastic(w, Levels.binary(), uniform=torch.tensor([0.7, 0.8])).tolist()
     [1.0, -1.0]
@@ -36,9 +34,8 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
 class BinaryConnect(Method):
     """Gradient at a rounding of the weights, applied to the latent weights (2), which are then clipped to the hull.
 
-    stochastic: round at random (4), as the paper's experiments do; otherwise to the nearest level (1).
-    seed: of the random rounding. uniform: replaces the built-in generator; maps the latent weights to a tensor of the
-    same shape with draws from [0, 1).
+    stochastic: round at random (4), as the paper's experiments do; otherwise to the nearest level (1). seed: of the random
+    rounding. uniform: instead of the built-in generator, maps the latent weights to a tensor of draws from [0, 1).
     >>> method = BinaryConnect(Levels.ternary(), stochastic=False)
     >>> method.forward_point(torch.tensor([-0.75, 0.25]), method.levels, {}).tolist()
     [-1.0, 0.0]

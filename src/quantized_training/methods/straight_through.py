@@ -18,10 +18,9 @@ def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
 
 
 def kbit_round(u: Tensor, bits: int) -> Tensor:
-    """Equation (5) with its offset repaired: u in [0, 1] to the integers -2^(bits-1) .. 2^(bits-1) - 1.
+    """Equation (5) with its offset repaired: u in [0, 1] to the integers -2^(bits-1) .. 2^(bits-1) - 1, ties upwards.
 
-    Printed is round((2^k - 1) u) - (2^(k-1) - 1), whose range -7 .. 8 (k = 4) contradicts the interval of section 6;
-    subtracting 2^(k-1) gives that interval. Ties are rounded up.
+    Printed is round((2^k - 1) u) - (2^(k-1) - 1), whose range -7 .. 8 (k = 4) contradicts the interval of section 6.
     >>> kbit_round(torch.tensor([0.0, 0.5, 1.0]), bits=2).tolist()
     [-2.0, 0.0, 1.0]
     """
