@@ -110,16 +110,17 @@ class BAMSProd(_Optimizer):
         betas = group["betas"]
         if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise TypeError(f"betas={betas!r}: it must be two numbers, 0 <= beta < 1")
+        if not all([0 <= number("a beta", beta, finite=False) < 1 for beta in betas]):
+            raise ValueError(f"betas={betas!r}: allowed is 0 <= beta < 1 for both")
         for name, allowed, fits in (
             ("lr", "0 <= lr < inf", lambda x: 0 <= x < math.inf),
-            ("betas", "0 <= beta < 1 for both", lambda x: 0 <= x < 1),
             ("eps", "0 <= eps < inf", lambda x: 0 <= x < math.inf),
             ("target", "None (measured) or 0 < target < inf", lambda x: 0 < x < math.inf),
             ("least_error", "0 < least_error <= 1", lambda x: 0 < x <= 1),
             ("box", "box > 0", lambda x: x > 0),
         ):
-            values = betas if name == "betas" else [] if group[name] is None and name == "target" else [group[name]]
-            if not all([fits(number(name, x, finite=False)) for x in values]):
+            measured = name == "target" and group[name] is None
+            if not measured and not fits(number(name, group[name], finite=False)):
                 raise ValueError(f"{name}={group[name]!r}: allowed is {allowed}")
         for name in ("ensemble", "sqrt_decay"):
             _instance(name, group[name], bool, "True or False")

@@ -109,6 +109,7 @@ class _Checkpoints(torch.optim.Optimizer):
         sizes = [[len(g["params"]) for g in groups] for groups in (found["param_groups"], here)]
         if sizes[0] != sizes[1]:
             raise ValueError(f"this state has parameter groups of {sizes[0]} parameters, the optimizer of {sizes[1]}")
+        places = {i: place for place, i in enumerate(i for g in found["param_groups"] for i in g["params"])}
         method, groups = {}, []
         for g, live in zip(found["param_groups"], here, strict=True):
             if g["method"] != kind:
@@ -116,14 +117,11 @@ class _Checkpoints(torch.optim.Optimizer):
             g, method = _split(g)
             if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
                 raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")
-            first = sum(len(g["params"]) for g in groups)
-            numbers = list(range(first, first + len(live["params"])))
-            groups.append(g | {"levels": Levels(_plain(g["levels"])), "params": numbers})
+            groups.append(g | {"levels": Levels(_plain(g["levels"])), "params": [places[i] for i in g["params"]]})
             self._check(groups[-1] | {"params": live["params"]})
         if method.keys() != (expected := own.state_dict() if here else {}).keys():
             raise ValueError(f"this state has {sorted(method)} of the method, expected is {sorted(expected)}")
-        ids = [i for g in found["param_groups"] for i in g["params"]]  # some tools put names there
-        state = {ids.index(i) if i in ids else i: entries for i, entries in found["state"].items()}
+        state = {places.get(i, i): entries for i, entries in found["state"].items()}  # some tools put names for numbers
         params = [(g, p) for g, live in zip(groups, here, strict=True) for p in live["params"]]
         if unknown := [i for i in state if i not in range(len(params))]:
             raise ValueError(f"this state has parameters {unknown}, the optimizer {len(params)} of them")
