@@ -64,6 +64,7 @@ def measure(name: str, bits: int, width: int = 64) -> Bytes:
     parameters = weights(width)
     size, optimizers = sum(p.numel() for p in parameters), []
     method = METHODS[name](Levels.for_bits(bits), bits)
+    method.levels.nearest(parameters[0])  # the few constants that are made once do not count
 
     def start():
         optimizers.append(QuantizedOptimizer(torch.optim.SGD(parameters, lr=LR), method))
