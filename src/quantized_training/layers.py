@@ -12,18 +12,8 @@ from .scales import Scale, channel_scales, least_squares_scale, scale_of
 
 QUANTIZE = ("all", "all but first and last", "3x3 only")
 SCALED = "parametrizations.weight.original"  # what torch calls a layer's weight after `scale_layers`
-#: The order of the groups, by the last words of their kind.
-KINDS = (
-    "first layer",
-    "convolutions",
-    "linear layers",
-    "last layer",
-    "embeddings",
-    "biases",
-    "scales",
-    "normalisation",
-    "",
-)
+#: The order of the groups, by the last words of their kind; at last any other.
+KINDS = "first layer,convolutions,linear layers,last layer,embeddings,biases,scales,normalisation,".split(",")
 
 
 def _layers(model: nn.Module, *more: type[nn.Module]) -> dict[str, nn.Module]:
