@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test results long-results check-results bench look browser lint format check-lock lock serve clean
+.PHONY: help setup book test results long-results check-results bench look pdf browser lint format plotly check-lock lock serve clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,7 +38,7 @@ results: setup  ## make data/results anew, all or ONLY=name; what an interrupted
 	$(PY) -m study.experiments make --jobs $(JOBS) $(ONLY)
 
 # In this order, because a table's settings are those that another one chose; two and four bits of cifar come last.
-LONG := tuning adaptive_wide cifar_trial cifar tuned_subset adaptive_small_tuning adaptive_small \
+LONG := tuning tuning_second tuned_subset adaptive_wide cifar_trial cifar adaptive_small_tuning adaptive_small \
         characters_tuning characters tuning_two_bits tuned_subset cifar adaptive_vae_mnist
 
 long-results: setup  ## the tables of many hours, unit by unit: stop it at any moment, and the same command goes on
@@ -52,8 +52,11 @@ bench: setup  ## time many seeds in one run against one by one, and a step of ea
 	$(PY) -m study.speed.bench
 	KINETO_LOG_LEVEL=99 $(PY) -m study.speed.memory  # torch's profiler is talkative
 
-look: book browser  ## time to the first figure of each page on this machine, and what the pages weigh
+look: book browser  ## a table of each page: time to the first figure, longest task, weight, what is cut, words
 	$(PY) book/look.py
+
+pdf: book browser  ## the whole book as one PDF, which the pages then link: _build/html/quantised-training-reproduced.pdf
+	$(PY) book/pdf.py
 
 browser: setup  ## find a Chromium for the page tests, or install one
 	@$(PY) tests/browser.py
@@ -61,12 +64,23 @@ browser: setup  ## find a Chromium for the page tests, or install one
 lint: setup  ## style of the code, and notebooks in their normal form
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) book/notebook_style.py notebooks/*.md book/index.md
+	$(PY) book/notebook_style.py notebooks/*.md book/index.md book/playground.md
 
 format: setup  ## correct what `make lint` finds, where a machine can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(PY) book/notebook_style.py --write notebooks/*.md book/index.md
+	$(PY) book/notebook_style.py --write notebooks/*.md book/index.md book/playground.md
+
+# Needs node. The version is that of the plotly.js within the locked plotly, so that pages and notebooks draw alike.
+PLOTLY = $$($(PY) -c 'from plotly.offline import get_plotlyjs_version as v; print(v())')
+
+plotly: setup  ## bundle the part of plotly.js that the book draws with (book/plotly.js), after plotly was renewed
+	npm install --prefix _build/plotly --no-audit --no-fund --ignore-scripts plotly.js@$(PLOTLY) esbuild@0.28.2 stream-browserify@3
+	rm -f book/_static/plotly-*.min.js
+	NODE_PATH=_build/plotly/node_modules _build/plotly/node_modules/.bin/esbuild book/plotly.js --bundle --minify --format=iife \
+	  --global-name=Plotly --target=es2020 --define:global=window --define:define.amd=false --alias:stream=stream-browserify \
+	  --banner:js="/*! plotly.js $(PLOTLY), a part of it (book/plotly.js). Copyright Plotly, Inc. MIT license. */" --outdir=_build/plotly/out
+	mv _build/plotly/out/plotly.js book/_static/plotly-$(PLOTLY).min.js
 
 check-lock: setup  ## is there a wheel for every pinned version, on every system that README names (asks the package index)
 	$(PY) tests/wheels.py

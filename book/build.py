@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "_ext"))
-from book_cache import cache_folder, forget_claims, remove_old_caches  # noqa: E402
+from book_cache import prepared_cache  # noqa: E402
 
 PROFILES = ("quick", "paper", "gpu")
 INJECTED = "injected-parameters"
@@ -44,7 +44,9 @@ def arguments() -> argparse.Namespace:
         "  python book/build.py --profile paper    the paper's full settings (slow)\n"
         "  python book/build.py --force            execute everything anew\n",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="notebooks executed at the same time (default: 2)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="notebooks executed at the same time (default: 2)"
+    )
     parser.add_argument(
         "--profile",
         choices=PROFILES,
@@ -53,7 +55,13 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--force", action="store_true", help="execute all notebooks, whatever the cache holds")
     parser.add_argument("--execute-only", action="store_true", help="do not render the pages")
-    parser.add_argument("--root", type=Path, default=HERE.parent, help="folder with _config.yml and _toc.yml")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=HERE.parent,
+        metavar="FOLDER",
+        help="with _config.yml and _toc.yml (default: this book's)",
+    )
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs} (make: JOBS): at least one notebook is executed at a time")
@@ -152,10 +160,7 @@ def execute(root: Path, build: Path, jobs: int, profile: str, force: bool) -> bo
     """Execute what the cache lacks. True when everything ran."""
     folder = build / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    location = cache_folder(root, build)
-    remove_old_caches(location)
-    forget_claims(root, location)
-    cache = get_cache(location)
+    cache = get_cache(prepared_cache(root, build))
     runs = [Run(source, folder, profile) for source in notebooks(root)]
     todo = [run for run in runs if force or not is_cached(cache, run.notebook)]
     print(f"{len(runs)} notebooks, {len(runs) - len(todo)} unchanged since their last run.", flush=True)

@@ -1,7 +1,13 @@
-"""How fast the built pages show their first figure, and what they weigh: `make look`.
+"""What a reader of the built pages meets, in numbers, as a table: `make look`.
 
-Seconds depend on the machine and on what else it does, so that no test holds them. Each page is opened as a reader does,
-at its first figure and without the developer tools, which double the time; of several attempts the fastest counts.
+first figure   seconds from opening the page at its first figure, without the developer tools, which double the time
+slowed         the same at a fourth of the processor's speed, and the longest task of the page there in milliseconds
+page, all      kilobytes of the page compressed, megabytes of everything that was loaded, and requests
+cut, bare      elements that are cut at 1280 or 390 pixels (book/cut.js); figures without number or caption
+words, min     visible words with folded parts closed; minutes at 230 words a minute
+
+Seconds depend on the machine and on what else it does, so that no test holds them; of several attempts the fastest counts.
+What must stay 0 is held by tests/book/test_pages.py.
 """
 
 from __future__ import annotations
@@ -25,8 +31,9 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "book" / "_ext")]
 import browser  # noqa: E402  (tests/browser.py)
 from build import pages  # noqa: E402
 
-FIRST = re.compile(r'class="plotly-figure"[^>]*aria-labelledby="([^"]+)"')
+FIRST = re.compile(r'class="plotly-figure" id="([^"]+)"')
 AIM = 2000  # milliseconds
+PACE = 230  # words a minute
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -58,38 +65,100 @@ def opened(chromium: str, address: str) -> int | None:
     return min(times, default=None)
 
 
+CUT = (ROOT / "book" / "cut.js").read_text(encoding="utf-8").split("*/", 1)[1]
+FITTED = "Number(document.documentElement.dataset.fitted) === document.querySelector('.bd-article').clientWidth"
+DRAWN = "!document.querySelector('.plotly-figure:not([data-drawn])')"
+TASKS = """new PerformanceObserver((list) => {
+  window.longest = Math.max(window.longest ?? 0, ...list.getEntries().map(({ duration }) => duration));
+}).observe({ type: 'longtask', buffered: true })"""
+BARE = """[...document.querySelectorAll('.plotly-figure')]
+  .filter((f) => !f.querySelector('.figure-number') || !f.querySelector('.figure-title')?.textContent.trim()).length"""
+WORDS = "document.querySelector('.bd-article').innerText.split(/\\s+/).length"
+PATIENCE = 120_000
+
+
+def slowed(chromium, address: str) -> tuple[int | None, int]:
+    """Milliseconds to the first figure and of the longest task of a page at a fourth of the processor's speed."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page.add_init_script(TASKS)
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    page.goto(address)
+    page.wait_for_function(READY, timeout=PATIENCE)
+    first = page.evaluate("document.querySelector('.plotly-figure[data-drawn]')?.dataset.drawn")
+    page.wait_for_timeout(1000)
+    longest = page.evaluate("window.longest ?? 0")
+    page.close()
+    return (int(first) if first else None), round(longest)
+
+
+def measured(chromium, address: str) -> tuple[int, int, int]:
+    """Cut elements, figures without number or caption, and words of a page."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(address)
+    cut = 0
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(FITTED, timeout=PATIENCE)
+        for figure in page.query_selector_all(".plotly-figure"):
+            figure.scroll_into_view_if_needed()
+        page.wait_for_function(DRAWN, timeout=PATIENCE)
+        page.wait_for_timeout(300)
+        cut += len(page.evaluate(CUT))
+        if width == 1280:
+            bare, words = page.evaluate(BARE), page.evaluate(WORDS)
+    page.close()
+    return cut, bare, words
+
+
+READY = (
+    f"{FITTED} && (!document.querySelector('.plotly-figure') || document.querySelector('.plotly-figure[data-drawn]'))"
+)
+HEAD = f"{'page':34} {'first':>7} {'slowed':>7} {'task':>6} {'page':>7} {'all':>7} {'reqs':>4} {'cut':>4} {'bare':>4} {'words':>6} {'min':>4}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--attempts", type=int, default=3)
+    parser.add_argument("--attempts", type=int, default=3, metavar="N", help="openings of each page (default: 3)")
     parser.add_argument("only", nargs="*", metavar="PAGE", help="e.g. notebooks/04_askewsgd; default: all")
     args = parser.parse_args()
     html = ROOT / "_build" / "html"
-    with sync_playwright() as playwright:
-        found, name = browser.launch(playwright)
-        chromium = name if Path(name).exists() else playwright.chromium.executable_path
-        found.close()
-    handler, slow = functools.partial(Handler, directory=str(html)), 0
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    if args.attempts < 1:
+        parser.error(f"--attempts {args.attempts}: at least one")
+    if missing := [page for page in args.only or ["book/index"] if not (html / f"{page}.html").is_file()]:
+        parser.error(f"{', '.join(missing)}: no such page in {html} (`make book` builds them)")
+    handler, slow, total = functools.partial(Handler, directory=str(html)), 0, [0, 0, 0]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as playwright:
+        chromium, name = browser.launch(playwright)
+        program = name if Path(name).exists() else playwright.chromium.executable_path
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"{'page':34} {'first figure':>12} {'page, gzip':>11} {'all':>8} {'requests':>8}")
+        print(HEAD)
         for page in args.only or pages(ROOT / "_toc.yml"):
             content = (html / f"{page}.html").read_bytes()
             first = FIRST.search(content.decode("utf-8"))
-            address = f"http://127.0.0.1:{server.server_port}/{page}.html" + (f"#{first[1]}" if first else "")
+            address = f"http://127.0.0.1:{server.server_port}/{page}.html"
             times = []
             for _ in range(args.attempts if first else 1):
                 Handler.requests = Handler.sent = 0
-                times.append(opened(chromium, address))
+                times.append(opened(program, address + (f"#{first[1]}" if first else "")))
+            requests, sent = Handler.requests, Handler.sent
             best = min((t for t in times if t is not None), default=None)
-            late = best is None or best > AIM
-            slow += bool(first and late)
-            shown = (
-                "none" if not first else "not drawn" if best is None else f"{best / 1000:.2f} s{' !' if late else ''}"
+            late = bool(first) and (best is None or best > AIM)
+            slow += late
+            late_first, task = slowed(chromium, address + (f"#{first[1]}" if first else ""))
+            numbers = measured(chromium, address)
+            total = [a + b for a, b in zip(total, numbers, strict=True)]
+            shown = "-" if not first else "none" if best is None else f"{best / 1000:.2f}{'!' if late else ''}"
+            then = f"{late_first / 1000:.2f}" if late_first else "-"
+            cut, bare, words = numbers
+            print(
+                f"{page:34} {shown:>7} {then:>7} {task:>6} {len(gzip.compress(content, 6)) / 1000:>4.0f} kB {sent / 1e6:>4.1f} MB "
+                f"{requests:>4} {cut:>4} {bare:>4} {words:>6} {words / PACE:>4.0f}",
+                flush=True,
             )
-            size = f"{len(gzip.compress(content, 6)) / 1000:.0f} kB"
-            print(f"{page:34} {shown:>12} {size:>11} {Handler.sent / 1e6:>5.1f} MB {Handler.requests:>8}", flush=True)
+        chromium.close()
         server.shutdown()
+    print(f"{'together':80} {total[0]:>4} {total[1]:>4} {total[2]:>6} {total[2] / PACE:>4.0f}")
     if slow:
         print(f"{slow} pages need more than {AIM / 1000:g} s (!) on this machine, or drew nothing.")
     return 0

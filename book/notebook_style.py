@@ -41,6 +41,8 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--write", action="store_true", help="correct the files instead of only naming them")
     options = parser.parse_args()
+    if missing := [str(path) for path in options.files if not path.is_file()]:
+        parser.error(f"no such file: {', '.join(missing)}")
     wrong = False
     with tempfile.TemporaryDirectory() as folder:
         for source in options.files:

@@ -1,7 +1,11 @@
 """Random inputs and the methods of the common tests, that several test files share."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from functools import partial
 
+import pytest
 import torch
 from hypothesis import strategies as st
 
@@ -10,6 +14,19 @@ from study import methods
 from study.theory import reference as ref
 
 DTYPES = (torch.float32, torch.float64)
+
+
+@contextlib.contextmanager
+def real_data() -> Iterator[str]:
+    """The folder that QT_DATA names; the test is skipped where there is none, or where what is read does not lie in it."""
+    if not os.environ.get("QT_DATA"):
+        pytest.skip("QT_DATA names no folder with real data")
+    try:
+        yield os.environ["QT_DATA"]
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
 CONSTRAINTS = {"psi": (PSI, ref.psi, ref.psi_prime), "phi": (PHI, ref.phi, ref.phi_prime)}
 
 

@@ -22,6 +22,23 @@ NUMBERED = {
     **{f"alg-{n}": f"Algorithm {n}" for n in (1, 2)},
 }
 
+#: Where, in the order of the paper.
+SECTION_OF = {
+    name: section
+    for section, names in {
+        "2": [f"eq-{n}" for n in range(1, 7)],
+        "3.1": ["eq-7", "eq-8", "eq-p1"],
+        "3.2": ["def-1", "def-2", "def-3", *(f"ass-{n}" for n in range(1, 5)), "thm-1", "eq-p2"]
+        + [f"eq-{n}" for n in range(9, 19)],
+        "3.3": ["def-4", "eq-19", "eq-20", "eq-21"],
+        "4": ["alg-1", "eq-22", "def-5", "ass-5", "ass-6", "ass-7a", "ass-7b", "ass-8", "thm-2", "thm-3"],
+        "5": ["def-6", "def-7", "def-8", "lem-1", "alg-2", "ass-9", "thm-4"],
+        "A": ["def-9", "def-10", "lem-2", "lem-3", "thm-5", *(f"eq-{n}" for n in range(23, 27))],
+        "B": [*(f"lem-{n}" for n in range(4, 9)), *(f"clm-{n}" for n in range(1, 9))],
+    }.items()
+    for name in names
+}
+
 #: What BAMSProd numbers.
 NUMBERED_BAMSPROD = {
     "bp-eq-1": "Equation (1)",

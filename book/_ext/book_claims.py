@@ -27,7 +27,7 @@ from sphinx import addnodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from study.claims import SOURCES, VERDICTS, measured
+from study.claims import SECTIONS, SOURCES, VERDICTS, measured
 from study.claims import claims as read_claims
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,8 +104,12 @@ class ClaimsDirective(SphinxDirective):
         return result
 
     def _text(self, markdown: str) -> list[nodes.Node]:
+        """What a field says, in MyST; HTML in it is shown, not obeyed."""
         holder = nodes.container()
         self.state.nested_parse(StringList(markdown.strip().splitlines(), FILE.name), 0, holder)
+        for tag in list(holder.findall(nodes.raw)):
+            words = nodes.Text(tag.astext())
+            tag.replace_self(words if isinstance(tag.parent, nodes.TextElement) else nodes.paragraph("", "", words))
         return holder.children
 
     def _item(self, row: dict, source: bool = False) -> nodes.paragraph:
@@ -192,7 +196,7 @@ def _words(name: str) -> str:
 def _parts(rows: list[dict]) -> list[tuple[str, str]]:
     """(source, section) of the rows in the sources' own order: abstract, sections, appendices."""
     parts = {(row["source"], row["section"]) for row in rows}
-    return sorted(parts, key=lambda p: (SOURCES.index(p[0]), p[1] != "Abstract", not p[1][0].isdigit(), p[1]))
+    return sorted(parts, key=lambda p: (SOURCES.index(p[0]), SECTIONS[p[0]].index(p[1])))
 
 
 def _section(section: str) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 from docutils import nodes
+
+BOOK_PDF = "quantised-training-reproduced.pdf"  # written by book/pdf.py into the folder of pages
+ICON_SCRIPT = re.compile(r"\s*<script[^>]*scripts/fontawesome\.js[^>]*></script>")
+NO_PDF = "<!-- the book as one PDF: make pdf -->"
 
 # What tex-chtml.js may ask for: fonts, TeX extensions, and its menu with the speech engine.
 MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex", "ui", "a11y", "sre")
@@ -40,10 +45,48 @@ def _current_roles(app, page, template, context, doctree) -> None:
         context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
 
 
+def _pdf_link(to_root: str) -> str:
+    return f'<p class="book-pdf"><a href="{to_root}{BOOK_PDF}">The whole book as one PDF</a></p>'
+
+
+def _offer_pdf(app, page, template, context, doctree) -> None:
+    """The footer links the PDF of the book where there is one; the download button prints the page that is open."""
+    there = (Path(app.outdir) / BOOK_PDF).exists()
+    context["theme_extra_footer"] = _pdf_link("../" * page.count("/")) if there else NO_PDF
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if button.get("label") == "download-pdf-button":
+                button["text"] = "this page (.pdf)"
+
+
+def link_pdf(folder: Path) -> None:
+    """Pages that were made before the PDF link it, too."""
+    for page in folder.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        if NO_PDF in text:
+            link = _pdf_link("../" * (len(page.relative_to(folder).parts) - 1))
+            page.write_text(text.replace(NO_PDF, link), encoding="utf-8")
+
+
+def _drop_icon_script(app, exception) -> None:
+    """The theme's icon font is enough: the script that would draw the same icons again weighs 1.5 MB."""
+    if exception or app.builder.format != "html":
+        return
+    folder = Path(app.outdir)
+    for file in (folder / "_static" / "scripts").glob("fontawesome.js*"):
+        file.unlink()
+    for page in folder.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        if ICON_SCRIPT.search(text):
+            page.write_text(ICON_SCRIPT.sub("", text), encoding="utf-8")
+
+
 def setup(app) -> dict:
     # Jupyter Book always sets it, although the extension that reads it is not used here.
     app.add_config_value("comments_config", {}, "html")
     app.connect("doctree-read", _keep_tags)
     app.connect("html-page-context", _current_roles)
+    app.connect("html-page-context", _offer_pdf, priority=600)  # after the theme makes the buttons
     app.connect("build-finished", _copy_mathjax)
+    app.connect("build-finished", _drop_icon_script)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

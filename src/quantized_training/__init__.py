@@ -14,7 +14,17 @@ from .constraints import PHI, PSI, Constraint
 from .finished import export, finish
 from .layers import groups, reestimate_batch_norm, scale_layers
 from .levels import Levels
-from .methods import SGDA, ASkew, BinaryConnect, FullPrecision, KBitStraightThrough, Method, ProxQuant, StraightThrough
+from .methods import (
+    SGDA,
+    ASkew,
+    BinaryConnect,
+    DebiasedBinaryConnect,
+    FullPrecision,
+    KBitStraightThrough,
+    Method,
+    ProxQuant,
+    StraightThrough,
+)
 from .optimizer import QuantizedOptimizer
 from .schedules import Constant, Cosine, Geometric, Harmonic, Linear
 
@@ -23,8 +33,8 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "PHI", "PSI", "SGDA", "ASkew", "BAMSProd", "BinaryConnect", "Bop", "Constant", "Constraint", "Cosine",
-    "FullPrecision", "Geometric", "Harmonic", "KBitStraightThrough", "Levels", "Linear", "Method", "ProxQuant",
-    "QuantizedOptimizer", "StraightThrough", "export", "finish", "groups", "packing", "reestimate_batch_norm",
+    "DebiasedBinaryConnect", "FullPrecision", "Geometric", "Harmonic", "KBitStraightThrough", "Levels", "Linear",
+    "Method", "ProxQuant", "QuantizedOptimizer", "StraightThrough", "export", "finish", "groups", "packing", "reestimate_batch_norm",
     "scale_layers",
 ]
 # fmt: on

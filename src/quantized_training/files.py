@@ -5,15 +5,20 @@ from pathlib import Path
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Write the parts, one after the other, beside `path` and move the file there: nobody ever sees half of it.
+    """Write the parts, one after the other, beside `path` and move the file there: nobody ever sees half of it. Where that fails
+    (a full disk) nothing is left.
     >>> path = Path(tempfile.mkdtemp(), "weights")
     >>> write_whole(path, b"whole ", b"or not at all")
     >>> path.read_bytes()
     b'whole or not at all'
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

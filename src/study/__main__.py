@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from quantized_training import layers
 
 from . import results
 from .statistics import plus_minus
+from .tasks.arguments import integer_from
 from .vision import grid, sweep
 from .vision.distributed import distributed, place
 from .vision.grid import Cell, Profile
@@ -33,15 +34,6 @@ profiles:
 """
 
 
-def from_(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text}: allowed are integers from {least}")
-        return int(text)
-
-    return integer
-
-
 def device(text: str) -> str:
     try:
         return str(torch.device(text))
@@ -50,8 +42,12 @@ def device(text: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m study", description="Experiments of this package.")
-    task3 = made.add_subparsers(dest="task", required=True).add_parser(
+    made = argparse.ArgumentParser(
+        prog="python -m study",
+        description="Experiments of this package.",
+        epilog="python -m study task3 --help has its options.",
+    )
+    task3 = made.add_subparsers(dest="task", required=True, metavar="{task3}").add_parser(
         "task3",
         help="train image classifiers with every method",
         description=ABOUT,
@@ -75,9 +71,9 @@ def parser() -> argparse.ArgumentParser:
     add("--bits", f"default: all; {grid.FULL}: full precision", nargs="+", type=int, choices=bits, default=bits)
     add("--levels", "default: scaled, layer by layer", nargs="+", choices=grid.LEVELS, default=grid.LEVELS[:1])
     add("--quantise", f"which layers: of {', '.join(PLACES)} (default: all)", default=["all"], **names(PLACES))
-    add("--seeds", "default: those of the profile", nargs="+", type=from_(0), metavar="SEED")
+    add("--seeds", "default: those of the profile", nargs="+", type=integer_from(0), metavar="SEED")
     add("--data", "read the images from here instead of downloading them", type=Path, metavar="FOLDER")
-    add("--jobs", "cells at a time (default: all cores; 1 on a GPU)", type=from_(1), metavar="N")
+    add("--jobs", "cells at a time (default: all cores; 1 on a GPU)", type=integer_from(1), metavar="N")
     add("--dask", "run the cells on the workers of this Dask cluster, e.g. tcp://host:8786", metavar="ADDRESS")
     add("--device", "e.g. cuda:1 (default: that of the profile)", type=device)
     add("--list", "say what is stored and what is missing, run nothing", action="store_true")
@@ -116,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.error(
             f"no cell: full precision has bits {grid.FULL}, the other methods {', '.join(map(str, grid.BITS))}"
         )
+    if options.list and folder != results.DATA / "results" and not folder.is_dir():
+        options.error(f"--results {folder}: there is no such folder")
     if options.dask and options.jobs:
         options.error("--jobs and --dask: a cluster's workers say how many cells run at a time")
     if kind == "cuda" and not (options.list or options.dask or torch.cuda.is_available()):

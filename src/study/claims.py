@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from .results import DATA, Row, Value, row
+from .results import DATA, DamagedResults, Row, Value, read, row, select
+
+
+def transcribed(name: str) -> list[dict[str, str]]:
+    """The rows of a table that was typed off a source: "paper/tables.csv" or "published.csv", in the repository's folder data.
+
+    Raises FileNotFoundError in an installed copy of the package alone, DamagedResults where the file is not the one that
+    data/SHA256SUMS names.
+    """
+    path, sums = DATA / name, DATA / "SHA256SUMS"
+    for file in (path, sums):
+        if not file.exists():
+            raise FileNotFoundError(f"{file}: it comes with a clone of the repository, not with the package")
+    content = path.read_bytes()
+    if f"{hashlib.sha256(content).hexdigest()}  {name}" not in sums.read_text(encoding="utf-8").splitlines():
+        raise DamagedResults(
+            f"{path}: not as it was transcribed (its checksum is not the one in {sums.name}). Was it corrected by its source? "
+            "Then, in the folder data: sha256sum paper/tables.csv published.csv > SHA256SUMS"
+        )
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
 
 
 def printed(table: int) -> dict[str, float]:
     """Method -> number of one of the paper's tables (1: loss of Task I, 2: distance of Task I, 3: loss of Task II).
 
-    Reads data/paper/tables.csv of the repository: works in a clone, not in an installed copy of the package alone (then
-    FileNotFoundError). Raises KeyError for another table.
+    Raises as `transcribed`, and KeyError for another table.
     """
-    path = DATA / "paper" / "tables.csv"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: the paper's tables come with a clone of the repository, not with the package")
-    with open(path, newline="", encoding="utf-8") as file:
-        values = {row["method"]: float(row["value"]) for row in csv.DictReader(file) if row["table"] == str(table)}
+    values = {r["method"]: float(r["value"]) for r in transcribed("paper/tables.csv") if r["table"] == str(table)}
     if not values:
         raise KeyError(f"no table {table}: transcribed are tables 1, 2 and 3")
     return values
@@ -27,6 +44,13 @@ def printed(table: int) -> dict[str, float]:
 
 VERDICTS = ("holds", "holds under a stated reading", "does not hold", "cannot be decided")
 SOURCES = ("paper", "report", "BAMSProd", "Leconte et al.")
+#: The sources' own sections that have claims, in their order; letters are appendices.
+SECTIONS = {
+    "paper": ("Abstract", "1", "2", "3.1", "3.2", "3.3", "4", "5", "6", "7", "A", "B"),
+    "report": ("1", "3.1", "3.2", "3.4"),
+    "BAMSProd": ("Abstract", "1", "3", "4", "5", "6", "7", "question"),
+    "Leconte et al.": ("ASkewSGD paper",),
+}
 #: Fields of a claim; the head of data/paper/claims.yml explains them.
 REQUIRED = {"id", "item", "about", "section", "printed", "verdict", "right", "see"}
 OPTIONAL = {"source", "why", "test", "value", "quantity", "results"}
@@ -70,8 +94,14 @@ def _check_claim(claim: Mapping) -> None:
         raise ValueError(f"source {claim['source']!r} is not one of {SOURCES}")
     if any(c in claim.get(field, "") for field in ("item", "about", "quantity") for c in "$`"):
         raise ValueError("item, about and quantity are plain words, without formulas or code")
-    if "value" in claim and (isinstance(claim["value"], bool) or not isinstance(claim["value"], int | float)):
-        raise ValueError(f"value is {claim['value']!r}, wanted is the printed number")
+    if claim["section"] not in SECTIONS[claim.get("source", SOURCES[0])]:
+        raise ValueError(f"the source has no section {claim['section']!r}")
+    if "value" in claim:
+        value = claim["value"]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"value is {value!r}, wanted is the printed number")
+        if not re.search(rf"(?<![\d.]){re.escape(repr(value))}0*(?![.\d]*\d)", f"{claim['item']} {claim['printed']}"):
+            raise ValueError(f"value is {value!r}, which is neither in item nor in printed")
     if "results" in claim:
         selector = claim["results"]
         if not isinstance(selector, dict) or not isinstance(selector.get("name"), str) or len(selector) < 2:
@@ -103,20 +133,51 @@ def inside(value: float, stored_row: Row) -> bool:
     return float(stored_row["central_low"]) - half <= value <= float(stored_row["central_high"]) + half
 
 
-def contradiction(claim: Mapping, stored_row: Row) -> str | None:
+def readings(claim: Mapping, folder: Path | None = None) -> dict[str, Row]:
+    """The stored rows of the runs that measure a claim's number, by what is read off them: losses with losses, distances with
+    distances; empty where the claim names none. Raises as `row`."""
+    if "results" not in claim:
+        return {}
+    where = dict(claim["results"])
+    name, column = where.pop("name"), "score" if "score" in where else "quantity"
+    own = where.pop(column)
+
+    def kind(quantity: str) -> str:  # "loss, " of "loss, latent weights, test set", "" of "latent weights, test set"
+        return re.split("(?:latent|quantised) weights", quantity)[0] if column == "quantity" else ""
+
+    rows = select(read(name, folder), **where)
+    return {r[column]: r for r in rows if kind(r[column]) == kind(own)}
+
+
+def contradiction(claim: Mapping, stored_row: Row, others: Iterable[Row] = ()) -> str | None:
     """What is wrong with a verdict on a printed number, given the stored row that the claim names; None if nothing is.
 
-    The rule: a number holds (as printed, or under the reading that the row measures) when it lies in the central 95 % of
-    at least 256 seeds (see `inside`), and does not hold when it lies outside.
+    The rule: a number holds (under the reading that the row measures, or as printed) when it lies in the central 95 % of at
+    least 256 seeds (see `inside`). One that lies outside does not hold; where the words say "not stated" it cannot be decided.
+    others: the rows of the other readings (see `readings`): a number holds as printed when it lies inside in all of them, and
+    does not hold when it lies outside in all.
     """
-    if claim["verdict"] == VERDICTS[3]:
-        return None
+    value, verdict, others = claim["value"], claim["verdict"], list(others)
+    if stored_row.get("printed", value) != value:
+        return f"its value is {value}, the stored row is that of {stored_row['printed']}"
     if (n := int(stored_row["n"])) < 256:
         return f"rests on {n} seeds, wanted are at least 256"
-    if inside(claim["value"], stored_row) != (claim["verdict"] != VERDICTS[2]):
-        where = "inside" if inside(claim["value"], stored_row) else "outside"
-        return (
-            f"{claim['verdict']}, but {claim['value']} lies {where} the central 95 % of the seeds, "
-            f"{stored_row['central_low']} to {stored_row['central_high']}"
-        )
-    return None
+    elsewhere = [inside(value, other) for other in others]
+    if inside(value, stored_row):
+        where, allowed = "inside", VERDICTS[:2]
+        if others and not all(elsewhere):
+            where, allowed = "inside, but not in every reading,", VERDICTS[1:2]
+        elif others and "quantity" in stored_row:  # a score leaves other readings open: of the unit, of the step size
+            where, allowed = "inside, and so in every reading,", VERDICTS[:1]
+    elif "not stated" in f"{claim.get('right')} {claim.get('why')}":
+        where, allowed = "outside, with something not stated,", VERDICTS[3:]
+    else:
+        where, allowed = "outside", VERDICTS[2:3]
+        if any(elsewhere):
+            where, allowed = "outside, but inside in another reading (name that one),", ()
+    if verdict in allowed:
+        return None
+    return (
+        f"{verdict}, but {value} lies {where} the central 95 % of the seeds, {stored_row['central_low']} to "
+        f"{stored_row['central_high']}"
+    )

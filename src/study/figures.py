@@ -562,10 +562,13 @@ def vector(values: Iterable[float], spec: str = "g") -> str:
     return "(" + ", ".join(format(value + 0.0, spec) for value in values) + ")"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence], caption: str, formats: Sequence[str] = ()) -> HTML:
+def table(
+    header: Sequence[str], rows: Iterable[Sequence], caption: str, formats: Sequence[str] = (), folded: bool = False
+) -> HTML:
     """A plain accessible table; cells are escaped.
 
-    formats: a format specification for each column, such as ".3f", for what is not a string already.
+    formats: a format specification for each column, such as ".3f", for what is not a string already. folded: only the caption
+    is seen until a reader opens it.
     """
     from IPython.display import HTML  # here, so that the package works without IPython
 
@@ -584,8 +587,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence], caption: str, formats
     body = "".join(
         f'<tr><th scope="row">{cell(row[0])}</th>' + "".join(map(data_cell, row[1:])) + "</tr>" for row in rows
     )
-    return HTML(
+    seen = "" if folded else f"<caption>{cell(caption)}</caption>"
+    whole = (
         f'<div class="table-wrap" tabindex="0" role="region" aria-label="{html.escape(caption, quote=True)}">'
-        f'<table class="data"><caption>{html.escape(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<table class="data">{seen}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+    return HTML(f"<details><summary>{cell(caption)}</summary>{whole}</details>" if folded else whole)

@@ -18,6 +18,7 @@ from quantized_training.methods import (
     SGDA,
     ASkew,
     BinaryConnect,
+    DebiasedBinaryConnect,
     FullPrecision,
     KBitStraightThrough,
     Method,
@@ -54,7 +55,7 @@ class Row:
     shows what it does; the common tests run it. small, vision: with the settings of Tasks I and II, and of Task III, from
     (levels, epochs, seed). The reference, one weight in plain floats, Q its levels, settings read from the method:
     point(w, Q, u, method), where the gradient is taken, u uniform in [0, 1); step(w, G, Q, lr, method, state), the next latent
-    weight under plain SGD, state a dict of its own. Without a step no trajectory is compared.
+    weight under plain SGD, state a dict of its own that holds the point G was taken at. Without a step no trajectory is compared.
     """
 
     name: str
@@ -75,6 +76,16 @@ def _nearest(w: float, Q: Sequence[float], u: float, method: Method) -> float:
 
 def _clipped_step(w: float, G: float, Q: Sequence[float], lr: float, method: Method, state: dict) -> float:
     return ref.binary_connect_step(w, G, Q, lr)
+
+
+def _debiased_point(w: float, Q: Sequence[float], u: float, method: DebiasedBinaryConnect) -> float:
+    return ref.stochastic(ref.shrunk(w, Q, method.delta), Q, u)
+
+
+def _debiased_step(
+    w: float, G: float, Q: Sequence[float], lr: float, method: DebiasedBinaryConnect, state: dict
+) -> float:
+    return ref.debiased_step(w, state["point"], G, Q, lr, method.delta)
 
 
 def _prox_step(w: float, G: float, Q: Sequence[float], lr: float, method: ProxQuant, state: dict) -> float:
@@ -152,6 +163,13 @@ METHODS: dict[str, Row] = {
             step=_clipped_step,
             point=_nearest,
             small=lambda task: BinaryConnect(task.levels, stochastic=False),
+        ),
+        Row(
+            "Debiased BinaryConnect",
+            ("#b5449b", "solid"),
+            tested=lambda levels, **drawn: DebiasedBinaryConnect(BINARY, delta=0.1, **drawn),  # one bit only
+            step=_debiased_step,
+            point=_debiased_point,
         ),
         Row(
             "Straight-through",

@@ -1,5 +1,5 @@
 """Stored results: runs too long for a page, in data/results/NAME.csv, one row per measured thing, with NAME.json, which says
-what made it and holds the checksum of the table. `python -m study.experiments` makes and checks them.
+what made it and holds the checksums of the table and of itself. `python -m study.experiments` makes and checks them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,10 +77,29 @@ def write(
     }
     folder = _folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f".{name}.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(folder / f".{name}.json", _sealed(record))
     write_whole(folder / f"{name}.csv", text.encode())
     finish(name, folder)
     return folder / f"{name}.csv"
+
+
+def _seal(record: Mapping) -> str:
+    """The checksum of a record: of all that it says, the checksum of its table included."""
+    said = {key: value for key, value in record.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _sealed(record: Mapping) -> bytes:
+    return (json.dumps(record | {"seal": _seal(record)}, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def sign(name: str, folder: Path | None = None) -> bool:
+    """Give a record of an older version, whose checksum is that of the table alone, one of its own; True where it had none.
+    What it says stays. Raises as `provenance`."""
+    found = provenance(name, folder)
+    if "seal" not in found:
+        write_whole(_folder(folder) / f"{name}.json", _sealed(found))
+    return "seal" not in found
 
 
 def finish(name: str, folder: Path | None = None) -> None:
@@ -88,6 +108,17 @@ def finish(name: str, folder: Path | None = None) -> None:
     if beside.exists() and table.exists():
         if json.loads(beside.read_bytes())["sha256"] == hashlib.sha256(table.read_bytes()).hexdigest():
             os.replace(beside, table.with_suffix(".json"))
+
+
+def need_writable(*folders: Path) -> None:
+    """Raises OSError, naming it, where a folder cannot be written to or made: to be asked before hours of work, not after."""
+    for folder in folders:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise OSError(f"{folder}: results cannot be stored there ({error.strerror}); nothing was run") from error
 
 
 def stored(value: Value) -> str:
@@ -130,10 +161,11 @@ def hardware(device: str = "cpu") -> str:
 
 
 def code() -> str:
-    """Checksum of the source of the library and of the study."""
+    """Checksum of the source of the library and of the study; hidden files (an editor's copies) are no part of it."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.rglob("*.py")):
-        digest.update(f"\0{path.relative_to(SOURCES).as_posix()}\0".encode() + path.read_bytes())
+        if "/." not in (name := f"/{path.relative_to(SOURCES).as_posix()}"):
+            digest.update(f"\0{name[1:]}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -160,6 +192,10 @@ def provenance(name: str, folder: Path | None = None, command: str = "") -> dict
         )
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise DamagedResults(f"{record}: damaged ({type(error).__name__}: {error}); {again}") from None
+    if found.get("seal", _seal(found)) != _seal(found):  # records of older versions have none: see `sign`
+        raise DamagedResults(
+            f"{record}: not what the experiment wrote (it does not have its own checksum): edited; {again}"
+        )
     if hashlib.sha256(table.read_bytes()).hexdigest() != expected:
         raise DamagedResults(
             f"{table}: not what the experiment wrote (its checksum is not the one in {record.name}): it was edited, cut short, "

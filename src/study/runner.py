@@ -162,8 +162,10 @@ def make(
     """Run the experiments and store their tables; returns their paths.
 
     kept: where finished units wait for the others (default _build/results); those of the same code are not run again. When
-    a table is stored its units are removed from there. folder: default data/results.
+    a table is stored its units are removed from there. folder: default data/results. Raises OSError, before anything runs, where
+    one of them cannot be written to.
     """
+    results.need_writable(folder or results.DATA / "results", kept or results.DATA.parent / "_build" / "results")
     grew = [path for e in chosen.values() if e.version and (path := grow(e, jobs, folder, kept))]
     chosen = {name: e for name, e in chosen.items() if not e.version}
     state = results.code()
@@ -274,15 +276,16 @@ def _same(a: str, b: str) -> bool:
 
 def _errors(row: Mapping[str, str], column: str, now: str) -> float:
     """Standard errors of a mean; those of an outer quantile are 2.7 times as large (normal law), of a share at most 1/2;
-    of one seed's value it is the standard deviation."""
+    of one seed's value it is the standard deviation. inf where the row has none, or a number is none any more (NaN, inf)."""
     wide = 2.7 if column in ("sd", "central_low", "central_high") else 1.0
     share = column.endswith(("_wins", "_ties"))
     try:
         n = 1.0 if column.startswith("seed ") else float(row["n"])
         sd = 0.5 if share else float(row.get("sd", 0.5))
-        return abs(float(row[column]) - float(now)) / (wide * sd / n**0.5)
+        errors = abs(float(row[column]) - float(now)) / (wide * sd / n**0.5)
     except (KeyError, ValueError, ZeroDivisionError):
         return math.inf
+    return errors if math.isfinite(float(row[column])) and math.isfinite(errors) else math.inf
 
 
 def check(

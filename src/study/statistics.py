@@ -32,7 +32,7 @@ class Summary:
     def z(self, value: float) -> float:
         """How many standard deviations a number lies above the mean; inf where all seeds agree on another number."""
         if self.sd == 0:
-            return 0.0 if value == self.mean else float(np.copysign(np.inf, value - self.mean))
+            return 0.0 if value == self.mean else math.inf * (value - self.mean)  # NaN stays NaN
         return (value - self.mean) / self.sd
 
     def covers(self, value: float) -> bool:
@@ -82,11 +82,15 @@ class Comparison:
 def compare(a, b, tolerance: float = 1e-9) -> Comparison:
     """P(A beats B) from one number per seed each, (S,); differences up to `tolerance` are ties.
 
-    Raises ValueError when the two do not belong to the same seeds.
+    NaN, of a run that diverged, counts as inf: it loses to every number and ties with NaN and inf, so it never wins.
+    Raises ValueError when the two do not belong to the same seeds, and where there are none.
     """
-    a, b = np.asarray(a, dtype=float).ravel(), np.asarray(b, dtype=float).ravel()
+    a, b = (np.asarray(x, dtype=float).ravel() for x in (a, b))
     if a.shape != b.shape:
         raise ValueError(f"a paired comparison needs the same seeds on both sides, got {len(a)} and {len(b)} values")
+    if not len(a):
+        raise ValueError("there are no seeds to compare")
+    a, b = (np.where(np.isnan(x), np.inf, x) for x in (a, b))
     wins, losses = int((a < b - tolerance).sum()), int((a > b + tolerance).sum())
     interval = stats.binomtest(wins, len(a)).proportion_ci(method="wilson")
     return Comparison(wins / len(a), 1 - (wins + losses) / len(a), losses / len(a), (interval.low, interval.high))
@@ -104,8 +108,14 @@ def paired(a, b, ratio: bool = False) -> tuple[float, float, float]:
 
 
 def share(successes) -> tuple[float, tuple[float, float]]:
-    """Share of true entries, with its 95 % Wilson interval."""
-    x = np.asarray(successes, dtype=bool).ravel()
+    """Share of true entries, with its 95 % Wilson interval. Raises ValueError for none, and for entries, NaN among them, that
+    are neither true nor false (0 or 1)."""
+    x = np.asarray(successes).ravel()
+    if not len(x):
+        raise ValueError("there are no seeds to count")
+    if not np.isin(x, (0, 1)).all():
+        raise ValueError(f"{x[~np.isin(x, (0, 1))][0]} is neither true nor false")
+    x = x.astype(bool)
     interval = stats.binomtest(int(x.sum()), len(x)).proportion_ci(method="wilson")
     return float(x.mean()), (interval.low, interval.high)
 

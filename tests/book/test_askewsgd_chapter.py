@@ -120,9 +120,9 @@ def test_velocity_is_the_projection_found_by_a_solver(case, name, fraction, alph
     assert got.tolist() == pytest.approx(solved.tolist(), rel=1e-6, abs=1e-6)
 
 
-def frozen(rule, w, steps=50):
+def frozen(rule, w, steps=50, clip=math.inf):
     for k in range(steps):
-        w += rule(w / 10, w, (-1.0, 1.0), 0.5, 1.0, ref.phi, ref.phi_prime) / (k + 1)
+        w += max(-clip, min(clip, rule(w / 10, w, (-1.0, 1.0), 0.5, 1.0, ref.phi, ref.phi_prime))) / (k + 1)
     return w
 
 
@@ -131,6 +131,9 @@ def test_printed_rule_freezes_an_interval_of_starts():
         assert frozen(ref.velocity_printed, w) == 1.5
         assert frozen(ref.velocity, w) < 1.5 - 0.1
     assert frozen(ref.velocity_printed, 1.66) < 1.5  # below 5/3 the gradient is stronger than the push
+    assert all(frozen(ref.velocity_printed, w, clip=1.0) == 1.5 for w in (1.7, 2.0, 2.5))
+    assert all(frozen(ref.velocity_printed, w) == 1.5 for w in (2.6, 4.0))
+    assert all(frozen(ref.velocity_printed, w, 500, clip=1.0) < 1.4 for w in (2.6, 4.0))  # moved by 1, past the edge
     for G in (-2.0, 0.5, 3.0):
         assert ref.velocity_printed(G, 1.5, (-1.0, 1.0), 0.5, 1.0, ref.phi, ref.phi_prime) == 0
         assert ref.velocity(G, 1.5, (-1.0, 1.0), 0.5, 1.0, ref.phi, ref.phi_prime) == min(-G, 0)

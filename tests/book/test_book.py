@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -241,6 +242,114 @@ def test_book_is_never_stale(project, monkeypatch):
     assert len(list((project.root / "_build" / ".jupyter_cache").iterdir())) == 1, "old caches stay"
 
 
+def test_a_page_with_an_old_time_is_not_stale(project, monkeypatch):
+    """Its file, or one that it depends on, may be older by the clock than what was made of it: `cp -p`, `touch`, a restored copy."""
+    page, claims = project.root / "notebooks" / "01_sample.md", project.root / "data" / "paper" / "claims.yml"
+    claims.parent.mkdir()
+    table = "\n(sample)=\n## Evidence\n\n:::{claims}\n:prefix: sam\n:::\n\n:::{claims}\n:::\n"
+    for word in ("first", "second", "third"):
+        if word != "third":
+            project.write(f"In the {word} place.\n{table}")
+        claims.write_text(CLAIM.replace("sample\n", f"{word} sample\n", 1), encoding="utf-8")
+        for path in (page, claims):
+            os.utime(path, (1e9, 1e9))
+        done = project.build(monkeypatch)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"of a {word} sample" in project.page()
+        assert ("In the first place" if word == "first" else "In the second place") in project.page()
+    claims.unlink()
+    project.write(VALUE_CELL + FIGURE_CELL)
+
+
+#: Jupyter Book, killed while it writes the file that {name} writes: half of it is there.
+KILLED = """
+import io, os, signal, sys
+from pathlib import Path
+from sphinx.builders.html import StandaloneHTMLBuilder
+from jupyter_book.cli.main import main
+
+write, name = StandaloneHTMLBuilder.{name}, {file!r}
+
+def killed(self, *arguments, **more):
+    found = write(self, *arguments, **more)
+    file = Path(self.outdir) / name
+    if file.exists():
+        file.write_bytes(file.read_bytes()[:200])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+StandaloneHTMLBuilder.{name} = killed
+sys.argv[1:] = ["build", "."]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("handle_page", "notebooks/01_sample.html"), ("dump_search_index", "searchindex.js")],
+    ids=["a page", "the search index"],
+)
+def test_a_build_that_is_killed_leaves_nothing_to_the_next(project, monkeypatch, name, file):
+    project.set_value(4)
+    path, index = project.html / file, project.root / "book" / "index.md"
+    path.unlink(missing_ok=True)
+    done = project.run(["-c", KILLED.format(name=name, file=file)], monkeypatch)
+    assert done.returncode == -9, done.stdout + done.stderr
+    assert path.stat().st_size == 200
+    index.write_text(
+        "# A small book\n\nGoes on.\n", encoding="utf-8"
+    )  # what is read again is not what was half written
+    done = project.build(monkeypatch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "value 4" in project.page() and project.page().rstrip().endswith("</html>")
+    assert path.stat().st_size > 1000
+    assert '"notebooks/01_sample"' in (project.html / "searchindex.js").read_text(encoding="utf-8")
+    index.write_text("# A small book\n", encoding="utf-8")
+
+
+def stored_notebooks(cache: Path) -> list[Path]:
+    return list((cache / "executed").rglob("base.ipynb"))
+
+
+def missing_folder(cache: Path):
+    shutil.rmtree(cache / "executed")
+
+
+def missing_notebook(cache: Path):
+    for notebook in stored_notebooks(cache):
+        notebook.unlink()
+
+
+def half_notebook(cache: Path):
+    for notebook in stored_notebooks(cache):
+        notebook.write_bytes(notebook.read_bytes()[:200])
+
+
+def missing_database(cache: Path):
+    (cache / "global.db").unlink()
+
+
+def empty_database(cache: Path):
+    (cache / "global.db").write_bytes(b"")
+
+
+def half_database(cache: Path):
+    (cache / "global.db").write_bytes((cache / "global.db").read_bytes()[:5000])
+
+
+DAMAGES = (missing_folder, missing_notebook, half_notebook, missing_database, empty_database, half_database)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_notebook_that_was_half_stored_runs_again(project, monkeypatch, damage):
+    project.write(VALUE_CELL)
+    project.unchanged(monkeypatch)
+    (cache,) = (project.root / "_build" / ".jupyter_cache").iterdir()
+    damage(cache)
+    assert "1 notebooks, 0 unchanged" in project.unchanged(monkeypatch)
+    assert "1 notebooks, 1 unchanged" in project.unchanged(monkeypatch)
+
+
 def test_buttons_point_to_what_publishing_creates(project, monkeypatch):
     assert project.build(monkeypatch, "git@github.com:acme/book.git").returncode == 0
     for link in (
@@ -297,8 +406,13 @@ def test_page_that_hides_its_claims_fails_the_build(project, monkeypatch):
     assert done.returncode != 0
     assert "rows a name this page as their evidence" in done.stdout + done.stderr
     project.write("(sample)=\n## Evidence\n\n:::{claims}\n:prefix: sam\n:::\n\n:::{claims}\n:::\n")
+    printed, right = "<b>So</b> it is, $0<a$, <img src=x>", "<script>stop()</script>"
+    path.write_text(CLAIM.replace("It is so.", f"'{printed}'").replace("As printed.", f"'{right}'"), encoding="utf-8")
     done = project.build(monkeypatch)
     assert done.returncode == 0, done.stdout + done.stderr
+    row = BeautifulSoup(project.page(), "html.parser").select_one("div.claim-row")
+    assert "<b>So</b> it is" in row.get_text() and "<img src=x>" in row.get_text() and right in row.get_text()
+    assert row.find(["b", "img", "script"]) is None, "HTML of the claims is obeyed"
     path.write_text(CLAIM.replace("about: of a sample", "about: '`code`'"), encoding="utf-8")
     assert "plain words" in project.build(monkeypatch).stderr
     path.unlink()
@@ -349,10 +463,21 @@ def test_fingerprint_sees_a_change(project, changed):
 
 
 def test_fingerprint_ignores_leftovers(project):
+    """What Python, editors and interrupted writings leave: a full disk must not make every notebook run again."""
     before = fingerprint(project.root)
     (claims := project.root / "data" / "paper" / "claims.yml").parent.mkdir(exist_ok=True)
     claims.write_text("- other", encoding="utf-8")
     for name in ("src/__pycache__", "src/tiny.egg-info"):
         (project.root / name).mkdir()
         (project.root / name / "leftover").write_text("x", encoding="utf-8")
+    for name in (
+        "data/results/.tables.csv.4711",
+        "data/results/..tables.json.4711",
+        "src/.tiny.py.swp",
+        "src/tiny.py~",
+    ):
+        (project.root / name).parent.mkdir(exist_ok=True)
+        (project.root / name).write_text("x", encoding="utf-8")
+    (project.root / "src" / ".checkpoints").mkdir()
+    (project.root / "src" / ".checkpoints" / "tiny.py").write_text("x", encoding="utf-8")
     assert fingerprint(project.root) == before

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 
-import plotly
 import plotly.graph_objects as go
 import pytest
 import torch
@@ -18,7 +16,6 @@ from quantized_training import PHI, PSI, Levels
 from study import figures
 
 STATIC = ROOT / "book" / "_static"
-PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 CONSTRAINTS = {"psi": PSI, "phi": PHI}
 
 
@@ -42,9 +39,9 @@ def live_figure() -> go.Figure:
 @pytest.fixture(scope="module")
 def page(chromium, tmp_path_factory):
     """A page with one live figure, drawn by the book's own scripts, without the rest of the book."""
-    html = placeholder(json.loads(live_figure().to_json()), "A live figure of the constraint", "figure-test")
+    html = placeholder(json.loads(live_figure().to_json()), "A live figure of the constraint")
     scripts = "".join(
-        f'<script src="{file.as_uri()}"></script>' for file in (PLOTLY, STATIC / "constraint.js", STATIC / "figures.js")
+        f'<script src="{file.as_uri()}"></script>' for file in (STATIC / "constraint.js", STATIC / "figures.js")
     )
     style = f'<link rel="stylesheet" href="{(STATIC / "custom.css").as_uri()}">'
     file = tmp_path_factory.mktemp("live") / "live.html"
@@ -60,6 +57,13 @@ def page(chromium, tmp_path_factory):
     yield page
     assert page.faults == []
     page.close()
+
+
+def test_a_title_keeps_its_formats_and_all_else_is_words():
+    title = 'λ<sub>1</sub> < <i>x</i> &lt; 2 & <script>stop()</script><img src="x">'
+    html = placeholder({"data": [], "layout": {"title": {"text": title}}}, "Words", "figure-test")
+    shown = "λ<sub>1</sub> &lt; <i>x</i> &lt; 2 &amp; &lt;script&gt;stop()&lt;/script&gt;&lt;img src=&quot;x&quot;&gt;"
+    assert f'<span class="figure-title">{shown}</span>' in html
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from conftest import ROOT
 PAGES = pages(ROOT / "_toc.yml")
 FIRST_NOTEBOOK = notebooks(ROOT)[0].relative_to(ROOT).with_suffix("").as_posix()
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+ZOOMED, TABLET = {"width": 640, "height": 450}, {"width": 768, "height": 1024}  # a wide screen at 200 %; a tablet
+CUT = (ROOT / "book" / "cut.js").read_text(encoding="utf-8").split("*/", 1)[1]
 # What passes is not described, which takes a third of the time. Only an experimental rule, which does not run, needs the
 # style sheets that axe would load again, from wrong addresses.
 WCAG = {
@@ -33,7 +35,7 @@ FIRST = """new MutationObserver((_, observer) => {
   const drawn = [...document.querySelectorAll('.plotly-figure[data-drawn]')];
   if (!drawn.length) return;
   observer.disconnect();
-  window.firstDrawn = { names: drawn.map(f => f.getAttribute('aria-labelledby')), time: Number(drawn[0].dataset.drawn),
+  window.firstDrawn = { names: drawn.map(f => f.id), time: Number(drawn[0].dataset.drawn),
                         maths: document.querySelectorAll('mjx-container').length };
 }).observe(document, { subtree: true, childList: true, attributeFilter: ['data-drawn'] })"""
 
@@ -66,12 +68,20 @@ class Visit:
         )
         return self.page.query_selector_all(FIGURE)
 
+    def resize(self, size: dict) -> list:
+        """Change the window; returns what is cut when everything has been fitted to it."""
+        self.page.set_viewport_size(size)
+        self.page.wait_for_function(FITTED, timeout=PATIENCE)
+        self.page.wait_for_function(FILLED, timeout=PATIENCE)
+        return self.page.evaluate(CUT)
+
     def close(self):
         self.context.close()
 
 
 WIDTHS = """[document.documentElement.scrollWidth, [...document.querySelectorAll('.plotly-figure')].map(figure =>
   [figure.querySelector('.main-svg').getBoundingClientRect().width, figure.getBoundingClientRect().width])]"""
+FITTED = "Number(document.documentElement.dataset.fitted) === document.querySelector('.bd-article').clientWidth"
 FILLED = """() => [...document.querySelectorAll('.plotly-figure')].every(figure =>
   figure.querySelector('.main-svg').clientWidth > 0.9 * figure.querySelector('.figure-plot').clientWidth)"""
 
@@ -80,7 +90,7 @@ FILLED = """() => [...document.querySelectorAll('.plotly-figure')].every(figure 
 def visit(request, chromium, site, built_book):
     name, theme = request.param
     first = re.search(
-        r'class="plotly-figure"[^>]*aria-labelledby="([^"]+)"',
+        r'class="plotly-figure" id="([^"]+)"',
         (built_book / f"{name}.html").read_text(encoding="utf-8"),
     )
     address = f"{name}.html#{first[1]}" if first else f"{name}.html"
@@ -88,9 +98,12 @@ def visit(request, chromium, site, built_book):
     visit.name, visit.first = name, first and first[1]
     visit.figures = visit.draw_all()
     if theme == "dark":
+        visit.cut = {390: visit.resize(NARROW)}
         visit.narrow = visit.page.evaluate(WIDTHS)
-        visit.page.set_viewport_size(WIDE)
-        visit.page.wait_for_function(FILLED, timeout=PATIENCE)
+        visit.cut |= {size["width"]: visit.resize(size) for size in (ZOOMED, TABLET)}
+        visit.resize(WIDE)
+    else:
+        visit.cut = {1280: visit.resize(WIDE)}
     yield visit
     visit.close()
 
@@ -136,12 +149,15 @@ def test_every_figure_drew_what_its_data_say(visit):
 
 def test_every_figure_has_words(visit):
     for figure in visit.figures:
-        caption = figure.query_selector(f"#{figure.get_attribute('aria-labelledby')} .figure-alt")
-        assert len(caption.text_content().strip()) > 20
+        caption = figure.query_selector(f"#{figure.get_attribute('aria-labelledby')}")
+        assert len(caption.query_selector(".figure-alt").text_content().strip()) > 20
+        number, title = (caption.query_selector(f".figure-{part}") for part in ("number", "title"))
+        assert re.fullmatch(r"Figure (\d+[a-z]?\.)?\d+", number.inner_text()) and len(title.inner_text()) > 5
+        assert number.get_attribute("href") == f"#{figure.get_attribute('id')}"
         assert figure.query_selector(".figure-plot").get_attribute("aria-hidden") == "true"
         ids = figure.evaluate("f => [...f.querySelectorAll('[id]')].map(e => e.id)")
         page_ids = visit.page.evaluate("[...document.querySelectorAll('figure [id]')].map(e => e.id)")
-        assert all(page_ids.count(i) == 1 for i in ids if i.startswith("figure-"))
+        assert all(page_ids.count(i) == 1 for i in ids if i.startswith("fig"))
 
 
 CONTRAST = """figure => {
@@ -192,7 +208,7 @@ def test_little_is_loaded_before_the_first_figure(visit):
     loaded = visit.page.evaluate(LOADED)
     (_, page, _), *others = loaded
     assert page < 1_200_000 and len(others) <= 45
-    assert sum(size for _, size, _ in others) < (9_000_000 if visit.figures else 4_200_000)
+    assert sum(size for _, size, _ in others) < (5_400_000 if visit.figures else 3_300_000)
     blocking = [size for _, size, blocks in others if blocks]
     assert 0 < len(blocking) <= 28 and sum(blocking) < 950_000
     assert sum("plotly" in name for name, *_ in others) == bool(visit.figures)
@@ -203,6 +219,11 @@ def test_narrow_screen_does_not_scroll_sideways(visit):
         width, figures = visit.narrow
         assert width <= NARROW["width"] and len(figures) == len(visit.figures)
         assert all(plot <= figure + 1 for plot, figure in figures)
+
+
+def test_nothing_is_cut(visit):
+    """Every element at 1280, 768 and 390 pixels and at a zoom of 200 %: book/cut.js."""
+    assert visit.cut == {width: [] for width in visit.cut}
 
 
 def test_figures_follow_the_theme_switch(visit):

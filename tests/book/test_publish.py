@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jupytext
 import nbformat
 import pytest
+import yaml
 from docutils import nodes
 
 from book_links import _hide_parameters
@@ -236,6 +237,21 @@ def test_make_names_the_python_that_is_wrong():
     command = ["make", "-C", str(ROOT), "-B", "PYTHON=nonsense", "setup"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode != 0 and "There is no nonsense here" in done.stdout
+
+
+def test_only_the_job_that_pushes_may_write_or_has_a_token():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        workflow = yaml.safe_load(text)
+        assert workflow["permissions"] == {"contents": "read"}
+        for name, job in workflow["jobs"].items():
+            pushes = any("git push" in step.get("run", "") for step in job["steps"])
+            assert (job.get("permissions", {}).get("contents") == "write") == pushes, name
+            # a job that runs what the repository says (make, Python, packages) has no token, and leaves none to what it runs
+            assert bool(re.search(r"github\.token|secrets\.", str(job))) == pushes, name
+            for step in job["steps"]:
+                if step.get("uses", "").startswith("actions/checkout@"):
+                    assert step["with"]["persist-credentials"] is False and not pushes, name
 
 
 def test_actions_are_pinned():

@@ -6,7 +6,7 @@ import csv
 import math
 from collections import defaultdict
 from dataclasses import replace
-from statistics import fmean
+from statistics import fmean, stdev
 
 import pytest
 import torch
@@ -146,6 +146,44 @@ def test_the_printed_schedule_ends_far_behind_a_later_start(constraint):
         if r["constraint"] == constraint and r["levels"] == "scaled" and r["alpha"] == "0.5" and r["epoch"] == "20":
             ends[int(r["start"]), round(float(r["ratio"]), 3)] = float(r["mean"])
     assert ends[0, 0.88] < ends[5, round(0.88 ** (50 / 15), 3)] - 0.3
+
+
+def test_free_for_half_of_the_epochs_and_then_fast_is_the_best_of_all_settings():
+    """Rounded; and the weights are closest to the levels. Where annealing starts after sixteen, the same speed does not suffice."""
+    last = defaultdict(dict)
+    for r in table("annealing"):
+        if r["levels"] == "scaled" and r["epoch"] == "20":
+            key = tuple(round(float(r[k]), 2) for k in ("start", "ratio", "alpha", "clip"))
+            last[r["constraint"]][key] = float(r["mean"]), float(r["distance"])
+    assert set(last) == {"phi", "psi"}
+    for rows in last.values():
+        fast = 10, 0.28, 0.5, 1
+        assert max(rows, key=lambda key: rows[key][0]) == fast
+        assert min(rows, key=lambda key: rows[key][1]) == fast
+        assert rows[15, 0.28, 0.5, 1][0] < rows[fast][0] - 0.3
+        assert rows[15, 0.28, 0.5, 1][1] > 0.1 > 0.02 > rows[fast][1]
+
+
+def test_winners_of_the_grid():
+    """By the mean of the rounded and re-estimated networks; paired t intervals of the difference to the best, written out."""
+    t = 4.302652729911275  # the 97.5 % point of Student's t with two degrees of freedom
+    best, level = {}, {}
+    for name in ("subset", "cpu"):
+        ends = defaultdict(dict)
+        for (method, bits, kind, place, seed), rows in runs(name).items():
+            if (kind, place) == ("scaled", "all") and method != "Full precision":
+                ends[bits][method, seed] = float(rows[-1]["reestimated_accuracy"])
+        for bits, found in ends.items():
+            methods = {m for m, _ in found}
+            first = max(methods, key=lambda m: sum(found[m, s] for s in "012"))
+            best[name, bits], level[name, bits] = first, set()
+            for m in methods - {first}:
+                d = [found[first, s] - found[m, s] for s in "012"]
+                if fmean(d) < t * stdev(d) / math.sqrt(3):
+                    level[name, bits].add(m)
+    assert best.pop(("subset", "1")) == "Modified ASkewSGD"
+    assert set(best.values()) == {"Straight-through"} and len(best) == 5
+    assert level["subset", "1"] == {"Straight-through", "ASkewSGD"}
 
 
 def test_most_of_the_collapse_is_the_running_statistics():

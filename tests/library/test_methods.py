@@ -16,6 +16,7 @@ from quantized_training import (
     ASkew,
     BinaryConnect,
     Constant,
+    DebiasedBinaryConnect,
     Geometric,
     Harmonic,
     KBitStraightThrough,
@@ -96,6 +97,92 @@ def test_built_in_draws_follow_the_probability_and_the_seed():
     w = torch.zeros(200)
     draw = [BinaryConnect(Levels.binary(), seed=s).forward_point(w, Levels.binary(), {}) for s in (0, 0, 1)]
     assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
+
+
+# Debiased BinaryConnect
+
+
+def mean_descent(gradient, x, levels, delta):
+    """The mean of what the base optimizer takes, over all roundings of x (n,) by their chances, one draw at a time."""
+    method, total = DebiasedBinaryConnect(levels, delta, uniform=lambda w: u), torch.zeros_like(x)
+    low, high = levels.hull
+    up = (x - low) / (high - low)
+    for corner in levels.vectors(len(x), torch.float64):
+        above = corner == high
+        u, state = torch.where(above, 0.0, 1 - 2**-53), {}
+        assert torch.equal(method.forward_point(x, levels, state), corner)
+        total += torch.where(above, up, 1 - up).prod() * method.descent(gradient(corner), x, levels, state)
+    return total
+
+
+def mean_loss(loss, x, levels):
+    """E loss(W), W_i on two levels with the mean x_i."""
+    low, high = levels.hull
+    corners = levels.vectors(len(x), torch.float64)
+    chance = torch.where(corners == high, (x - low) / (high - low), (high - x) / (high - low)).prod(1)
+    return chance @ torch.stack([loss(c) for c in corners])
+
+
+@pytest.mark.parametrize("values", [(-1, 1), (-0.3, 0.3), (1, 3)])
+def test_debiased_gradient_is_exact_where_the_loss_is_quadratic_in_each_weight(values):
+    """w_1^2 w_2 w_3 and the like: not a quadratic."""
+    levels, rng = Levels(values), torch.Generator().manual_seed(0)
+    A, B = torch.randn(2, 4, 4, dtype=torch.float64, generator=rng)
+
+    def loss(w):
+        return (w**2 @ A @ w) - torch.diag(A) @ w**3 + w @ B @ w + w[0] * w[1] * w[2] ** 2
+
+    low, high = levels.hull
+    x = (low + (high - low) * (0.1 + 0.8 * torch.rand(4, dtype=torch.float64, generator=rng))).requires_grad_()
+    (expected,) = torch.autograd.grad(mean_loss(loss, x, levels), x)
+    got = mean_descent(torch.func.grad(loss), x.detach(), levels, 0.1)
+    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_debiased_bias_is_at_most_a_third_of_the_third_derivative_and_a_cubic_attains_it():
+    levels, x = Levels.binary(), tensor([0.4, -0.7, 0.1]).requires_grad_()
+    a = tensor([1.3, -0.4, 0.8])
+
+    def loss(w):
+        return torch.sin(2 * w @ a)
+
+    (exact,) = torch.autograd.grad(mean_loss(loss, x, levels), x)
+    bias = (mean_descent(torch.func.grad(loss), x.detach(), levels, 0.1) - exact).abs()
+    assert (bias <= (2 * a).abs() ** 3 / 3).all() and bias.max() > 1e-3
+    (exact,) = torch.autograd.grad(mean_loss(lambda w: (w**3).sum(), x, levels), x)
+    bias = mean_descent(lambda w: 3 * w**2, x.detach(), levels, 0.1) - exact
+    close(bias, [6 / 3] * 3)
+
+
+def test_debiased_gradient_in_logits_is_reinmax():
+    """Liu et al. (2023): twice the gradient of straight-through at (pi + D) / 2 minus half of that at pi, D the draw, one-hot."""
+    levels, theta = Levels.binary(), tensor([0.6, -1.1])  # logits of +1 and -1
+    slope = tensor([0.9, -0.4])  # of the loss by the two probabilities
+    pi = theta.softmax(0)
+    x = (pi[:1] - pi[1:]).clone()
+
+    def straight_through(p):
+        return (torch.diag(p) - torch.outer(p, p)) @ slope
+
+    for k, u in ((0, 0.0), (1, 0.99)):
+        D = torch.nn.functional.one_hot(torch.tensor(k), 2).double()
+        method, state = DebiasedBinaryConnect(levels, 0.01, uniform=lambda w, u=u: torch.full_like(w, u)), {}
+        method.forward_point(x, levels, state)
+        by_w = (slope[:1] - slope[1:]) / 2  # w = P(+1) - P(-1)
+        by_x = method.descent(by_w, x, levels, state)
+        reinmax = 2 * straight_through((pi + D) / 2) - straight_through(pi) / 2
+        dx = tensor([2.0, -2.0]) * pi[0] * pi[1]  # of x by theta
+        close(by_x * dx, reinmax.tolist())
+
+
+def test_debiased_factors_are_bounded_and_weights_stay_in_the_box():
+    method, state = DebiasedBinaryConnect(Levels((0.0, 4.0)), 0.25), {}
+    w = torch.linspace(-3, 7, 4001, dtype=torch.float64)
+    method.forward_point(w, method.levels, state)
+    factors = method.descent(torch.ones_like(w), w, method.levels, state)
+    assert 1 / 2 < factors.min() and factors.max() <= 1 / 0.25 and factors.max() > 3
+    inside = method.after_step(w, method.levels, state, 1.0)
+    assert inside.min() == 0.5 and inside.max() == 3.5
 
 
 # Straight-through estimators
@@ -431,6 +518,9 @@ def test_askew_rejects_bad_numbers(name, value):
         (lambda: ProxQuant(Levels.binary(), math.nan), "finite"),
         (lambda: ProxQuant(Levels.binary(), math.inf, "squared_l2"), "finite"),
         (lambda: KBitStraightThrough(0), "bits=0"),
+        (lambda: DebiasedBinaryConnect(Levels.binary(), delta=0.0), "delta=0.0.*0 < delta < 1"),
+        (lambda: DebiasedBinaryConnect(Levels.binary(), delta=math.nan), "delta=nan"),
+        (lambda: DebiasedBinaryConnect(Levels.ternary()), "needs two levels.*kink"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(make, words):

@@ -33,6 +33,7 @@ BASES = {
 }
 LATENT_IN_PLACE = [name for name in METHODS if METHODS[name]().forward_is_latent]
 LATENT_APART = [name for name in METHODS if name not in LATENT_IN_PLACE]
+DRAWING = ("BinaryConnect", "Debiased BinaryConnect")  # they round at random
 
 
 def network(seed=0):
@@ -123,6 +124,7 @@ def reference_path(row, start, gradient, steps, lr, draws):
         points = [row.point(w, q, draws[k][i], method) for i, w in enumerate(latent)]
         path.append(points)
         for i, point in enumerate(points):
+            states[i]["point"] = point
             latent[i] = row.step(latent[i], gradient(i, point, k) if k < steps else 0.0, q, lr, method, states[i])
         if k % 3 == 2:
             method.anneal()
@@ -138,7 +140,7 @@ def test_trajectory_is_the_reference_one_weight_at_a_time(name):
     noise = 0.7 * torch.randn(steps, d, generator=rng, dtype=torch.float64)
     draws = torch.rand(steps + 1, d, generator=rng, dtype=torch.float64)
     used = iter(draws)
-    method = METHODS[name](uniform=lambda w: next(used)) if name == "BinaryConnect" else METHODS[name]()
+    method = METHODS[name](uniform=lambda w: next(used)) if name in DRAWING else METHODS[name]()
 
     p = torch.nn.Parameter(start.clone())
     optimizer = QuantizedOptimizer(torch.optim.SGD([p], lr=lr), method)
@@ -208,7 +210,7 @@ def test_an_ensemble_is_its_single_runs(name, base):
     y = torch.randn(seeds, steps, 10, dtype=torch.float64, generator=rng)
 
     def method(generators):
-        if name == "BinaryConnect":
+        if name in DRAWING:
             draw = [lambda g=g: torch.rand(d, dtype=torch.float64, generator=g) for g in generators]
             return METHODS[name](uniform=lambda w: torch.stack([u() for u in draw]).view_as(w))
         if name == "ProxQuant (L2)":
@@ -292,7 +294,7 @@ def test_groups_have_their_own_learning_rate_in_the_prox():
 def test_add_param_group(name):
     first, second = (torch.nn.Parameter(torch.linspace(-1.2, 0.9, 5)) for _ in range(2))
     twin = torch.nn.Parameter(second.detach().clone())
-    kwargs = {} if name != "BinaryConnect" else {"uniform": lambda w: torch.full_like(w, 0.4)}
+    kwargs = {} if name not in DRAWING else {"uniform": lambda w: torch.full_like(w, 0.4)}
     optimizer = QuantizedOptimizer(torch.optim.SGD([first], lr=0.1, momentum=0.9), METHODS[name](**kwargs))
     alone = QuantizedOptimizer(torch.optim.SGD([twin], lr=0.05, momentum=0.9), METHODS[name](**kwargs))
     optimizer.add_param_group({"params": [second], "lr": 0.05})
@@ -335,7 +337,7 @@ def test_a_constructor_that_refuses_leaves_the_weights_alone():
 def resumed(name, base, seed):
     """A model and optimizer made anew, with another initialisation and another random stream."""
     model = network(seed)
-    kwargs = {"seed": seed} if name == "BinaryConnect" else {}
+    kwargs = {"seed": seed} if name in DRAWING else {}
     groups = [
         {"params": [model[0].weight, model[2].weight]},
         {"params": [model[0].bias, model[2].bias], "quantize": False},

@@ -1,32 +1,66 @@
 """What README and the other top-level files promise."""
 
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+import torch
 import yaml
+
+import quantized_training
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPET = re.search(r"<!-- snippet -->\n```python\n(.*?)```", README, re.S)[1]
 
 
 def test_the_snippet_trains_a_network_with_binary_weights(tmp_path):
-    code = re.search(r"<!-- snippet -->\n```python\n(.*?)```", README, re.S)[1]
     check = (
         "\nwith optimizer.quantized():\n"
-        "    print(sorted({v for p in weights for v in p.detach().unique().tolist()}))\n"
-        "print(max(v.abs().max().item() for v in biases) > 0)\n"
-        "print(accuracy)\n"
+        "    print(sorted({v for p in model.parameters() if p.ndim > 1 for v in p.detach().unique().tolist()}))\n"
+        "print(max(p.abs().max().item() for p in model.parameters() if p.ndim == 1) > 0)\n"
     )
-    seeded = "import torch\ntorch.manual_seed(0)\n" + code + check
+    seeded = "import torch\ntorch.manual_seed(0)\n" + SNIPPET + check
     run = subprocess.run([sys.executable, "-c", seeded], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    levels, biases_trained, accuracy = run.stdout.splitlines()[-3:]
+    said, levels, biases_trained = run.stdout.splitlines()[-3:]
+    assert re.fullmatch(r"accuracy with binary weights: [01]\.\d\d; signs that changed: \d+% and \d+%", said)
     assert levels == "[-1.0, 1.0]"
     assert biases_trained == "True"
-    assert float(accuracy) > 0.75  # chance is 0.5
+
+
+def rows() -> list[tuple[str, float, float]]:
+    """The table behind the snippet: what stands in the place of its method, mean accuracy, share of signs that changed."""
+    found = re.findall(r"^\| `([^`]+)`[^|]*\| (0\.\d+) \| (\d+) % \|$", README, re.M)
+    return [(method, float(accuracy), int(share) / 100) for method, accuracy, share in found]
+
+
+@pytest.mark.parametrize("method, accuracy, share", rows())
+def test_the_methods_of_readme_do_what_its_table_says(method, accuracy, share):
+    """Twelve seeds; weights change their level, in every run."""
+    code = SNIPPET.replace("BinaryConnect(levels, stochastic=False)", method)
+    assert (code == SNIPPET) == (method == "BinaryConnect(levels, stochastic=False)")
+    code = compile(code, "README.md", "exec")
+    ends, moved = [], []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        names = {name: getattr(quantized_training, name) for name in quantized_training.__all__}
+        exec(code, names)
+        ends.append(names["accuracy"])
+        weights = [p for p in names["model"].parameters() if p.ndim > 1]
+        signs = [s for s in names["start"] if s.ndim > 1]
+        moved.append(sum(int((p.sign() != s).sum()) for p, s in zip(weights, signs, strict=True)) / 96)
+    assert statistics.fmean(ends) == pytest.approx(accuracy, abs=0.01) and min(moved) > 0.02
+    assert statistics.fmean(moved) == pytest.approx(share, abs=0.02)
+
+
+def test_the_table_of_readme_has_the_best_first_and_rounding_at_the_end_last():
+    assert len(rows()) == 7 and rows()[0][0] in SNIPPET
+    assert [a for _, a, _ in rows()] == sorted((a for _, a, _ in rows()), reverse=True)
 
 
 def test_the_second_snippet_finishes_the_model_of_the_first(tmp_path):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from conftest import ROOT
-from numbered import BAMSPROD_METHODS, NUMBERED, NUMBERED_BAMSPROD, ROWS, label_file
+from numbered import BAMSPROD_METHODS, NUMBERED, NUMBERED_BAMSPROD, ROWS, SECTION_OF, label_file
 from study import algebra, claims, results
+from study.claims import VERDICTS
+from study.tasks import original_moons
 
 NUMBERS = [row for row in ROWS.values() if "results" in row]
 
@@ -67,8 +70,12 @@ ROW = {
         ([ROW | {"see": " "}], "see is ' ', wanted is a text"),
         ([ROW | {"source": "hearsay"}], "source 'hearsay' is not one of"),
         ([ROW | {"value": "0.5"}], "value is '0.5', wanted is the printed number"),
-        ([ROW | {"value": 0.5, "results": "tables"}], "results is 'tables', wanted is"),
-        ([ROW | {"value": 0.5, "results": {"task": "I", "bits": 1}}], "wanted is {name: an experiment"),
+        ([ROW | {"section": "8"}], "no section '8'"),
+        ([ROW | {"value": 0.5}], "neither in item nor in printed"),
+        ([ROW | {"value": 0.5, "printed": "0.55"}], "neither in item nor in printed"),
+        ([ROW | {"value": 0.5, "printed": "10.5"}], "neither in item nor in printed"),
+        ([ROW | {"value": 0.5, "printed": "0.5", "results": "tables"}], "results is 'tables', wanted is"),
+        ([ROW | {"value": 5, "item": "5", "results": {"task": "I", "bits": 1}}], "wanted is {name: an experiment"),
         ([ROW | {"results": {"name": "tables", "bits": 1}}], "results without value"),
         ([ROW, ROW], "more than one row"),
     ],
@@ -86,7 +93,55 @@ def test_every_row_has_a_section_of_a_chapter_as_evidence():
 
 @pytest.mark.parametrize("row", NUMBERS, ids=lambda row: row["id"])
 def test_a_measured_number_has_one_stored_row_which_its_verdict_fits(row):
-    assert claims.contradiction(row, claims.measured(row)) is None
+    stored, others = claims.measured(row), claims.readings(row)
+    assert stored in others.values()
+    assert claims.contradiction(row, stored, others.values()) is None
+
+
+@pytest.mark.parametrize("row", [r for r in NUMBERS if "quantity" in r["results"]], ids=lambda row: row["id"])
+def test_every_other_verdict_on_a_measured_number_is_noticed(row):
+    stored, others = claims.measured(row), claims.readings(row)
+    for verdict in set(claims.VERDICTS) - {row["verdict"]}:
+        assert claims.contradiction(row | {"verdict": verdict}, stored, others.values())
+
+
+def test_a_number_of_a_table_is_the_one_that_was_transcribed():
+    """Its place too: the table, the method, the section. And every number of the paper's tables has a row."""
+    rows = [r for r in ROWS.values() if "value" in r and r["source"] == "paper" and r["item"].startswith("Table ")]
+    found = {tuple(r["item"].removeprefix("Table ").split(", ", 1)): r["value"] for r in rows}
+    wanted = {(str(t), m): value for t in (1, 2, 3) for m, value in claims.printed(t).items()}
+    assert found == wanted and len(rows) == len(wanted)
+    for row in rows:
+        assert row["section"] == "6" and row["item"].endswith(f", {row['results']['method']}")
+    for row in ROWS.values():
+        if row.get("results", {}).get("name") == "original_moons":
+            assert row["value"] == original_moons.PRINTED[row["results"]["method"]]
+            assert (row["source"], row["section"]) == ("Leconte et al.", "ASkewSGD paper")
+
+
+def test_what_the_paper_numbers_is_in_its_section():
+    assert {name: ROWS[name]["section"] for name in NUMBERED} == SECTION_OF
+
+
+def test_a_transcribed_table_that_was_edited_is_refused(tmp_path, monkeypatch):
+    shutil.copytree(results.DATA, tmp_path / "data", ignore=shutil.ignore_patterns("results"))
+    monkeypatch.setattr(claims, "DATA", tmp_path / "data")
+    for name in ("paper/tables.csv", "published.csv"):
+        path = tmp_path / "data" / name
+        assert len(claims.transcribed(name)) == len(path.read_text(encoding="utf-8").splitlines()) - 1
+        path.write_bytes(path.read_bytes().replace(b"8", b"9", 1))
+        with pytest.raises(results.DamagedResults, match=f"{name}: not as it was transcribed"):
+            claims.transcribed(name)
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match="comes with a clone"):
+            claims.transcribed(name)
+
+
+def test_every_file_of_data_is_held_by_a_checksum_or_by_rules():
+    names = {p.relative_to(results.DATA).as_posix() for p in results.DATA.rglob("*") if p.is_file()}
+    held = {line.split("  ")[1] for line in (results.DATA / "SHA256SUMS").read_text(encoding="utf-8").splitlines()}
+    held |= {f"results/{p.stem}.{kind}" for p in (results.DATA / "results").glob("*.csv") for kind in ("csv", "json")}
+    assert names - held == {"README.md", "SHA256SUMS", "paper/claims.yml"}
 
 
 STORED = {"n": 256, "central_low": 0.4004, "central_high": 0.5}
@@ -101,13 +156,30 @@ STORED = {"n": 256, "central_low": 0.4004, "central_high": 0.5}
         (0.40035, "holds under a stated reading", 256, "outside"),
         (0.45, "does not hold", 256, "inside"),
         (0.6, "does not hold", 256, None),
-        (0.6, "cannot be decided", 256, None),
+        (0.6, "cannot be decided", 256, "outside"),  # nothing is said to be missing
+        (0.45, "cannot be decided", 256, "inside"),
         (0.45, "holds", 255, "255 seeds"),
     ],
 )
 def test_the_rule_for_measured_numbers(value, verdict, n, words):
     found = claims.contradiction({"value": value, "verdict": verdict}, STORED | {"n": n})
     assert (found is None) if words is None else words in found
+
+
+def test_the_readings_of_a_number_tell_which_verdict_is_right():
+    inside, outside = (
+        STORED | {"n": 256, "quantity": "a"},
+        {"n": 256, "central_low": 0, "central_high": 0.1, "quantity": "b"},
+    )
+    right = {"as printed": VERDICTS[0], "reading": VERDICTS[1], "no": VERDICTS[2], "open": VERDICTS[3]}
+    cases = {"as printed": (inside, [inside]), "reading": (inside, [inside, outside]), "no": (outside, [outside])}
+    for name, (row, others) in (cases | {"open": (outside, [inside, outside])}).items():
+        for verdict in VERDICTS:
+            claim = {"value": 0.45, "verdict": verdict} | ({"why": "Not said, not stated."} if name == "open" else {})
+            assert (claims.contradiction(claim, row, others) is None) == (verdict == right[name]), (name, verdict)
+    claim = {"value": 0.45, "verdict": "does not hold"}
+    assert "another reading" in claims.contradiction(claim, outside, [inside, outside])
+    assert "the stored row is that of 0.4" in claims.contradiction(claim, outside | {"printed": 0.4})
 
 
 def test_a_number_between_two_groups_of_seeds_is_outside():

@@ -130,6 +130,13 @@ def test_the_columns_of_a_table_have_their_formats_and_strings_stay():
     assert ">0.33<" in shown and ">none<" in shown and ">2<" in shown
 
 
+def test_a_folded_table_shows_its_caption_once_and_the_rest_on_demand():
+    plain, folded = (fg.table(["a"], [[1]], "x < y", folded=f).data for f in (False, True))
+    assert folded.startswith("<details><summary>x &lt; y</summary>") and folded.endswith("</details>")
+    assert "<caption>" in plain and "<caption>" not in folded
+    assert folded.split("<thead>")[1].removesuffix("</details>") == plain.split("<thead>")[1]
+
+
 def test_a_plane_of_two_weights_has_equal_units_unless_told():
     layout = fg.figure("a", [], **fg.plane([-1, 2], [0, 1])).layout
     assert (layout.xaxis.range, layout.yaxis.range, layout.yaxis.scaleanchor) == ((-1, 2), (0, 1), "x")

@@ -48,6 +48,32 @@ def test_comparison_counts_wins_ties_and_losses():
         compare([1, 2], [1, 2, 3])
 
 
+def test_a_run_that_diverged_never_wins():
+    """NaN against a number loses, on either side; against NaN or inf it is a tie, as inf against inf is."""
+    nan, inf = math.nan, math.inf
+    c = compare([nan, 1, nan, inf, nan, 1], [1, nan, nan, nan, inf, 2])
+    assert (c.wins, c.ties, c.losses) == pytest.approx((2 / 6, 3 / 6, 1 / 6))
+    for other in (nan, inf):
+        assert compare([1, 1], [other, other]) == compare([1, 1], [2, 2])
+
+
+@pytest.mark.parametrize("none", [compare, lambda *a: share(a[0])], ids=["compare", "share"])
+def test_no_seeds_are_refused(none):
+    with pytest.raises(ValueError, match="no seeds"):
+        none([], [])
+
+
+def test_what_is_neither_true_nor_false_has_no_share():
+    assert share([1, 0])[0] == share(np.array([1.0, 0.0]))[0] == 0.5
+    for bad in ([1.0, math.nan], [0.5], [2]):
+        with pytest.raises(ValueError, match="neither true nor false"):
+            share(bad)
+
+
+def test_nan_is_no_number_of_standard_deviations_above_the_mean():
+    assert math.isnan(summarise([2.0, 2.0]).z(math.nan)) and math.isnan(summarise([1.0, 2.0]).z(math.nan))
+
+
 def test_share_is_wilsons_interval():
     p, (low, high) = share([True] * 256)
     z2 = stats.norm.ppf(0.975) ** 2

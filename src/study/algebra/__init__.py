@@ -1,5 +1,5 @@
-"""The steps of the proofs in section 4 and Appendix B, of the corrected theorem, and of
-BAMSProd's theory, each checked by a machine.
+"""The steps of the proofs in section 4 and Appendix B, of the corrected theorem, of
+BAMSProd's theory, and of the guarantee for the rounded network, each checked by a machine.
 
 `show` and `check` run steps by name, `STEPS` holds them all; on the command line: `python -m study.algebra --help`.
 """
@@ -31,10 +31,15 @@ from . import theorem_3  # isort: split
 
 from . import lemma_4, lemma_5, lemmas_6_to_8, theorem_3_corrected  # isort: split
 
-from . import bamsprod
+from . import freeze, kinks, rate  # isort: split
+
+from . import bamsprod  # isort: split
+
+from . import rounded
 
 __all__ = [
     "EXACT", "KINDS", "PROSE", "STEPS", "SYMPY", "TESTED", "Z3", "Refuted", "Result", "Step", "Undecided",
     "check", "overview", "show",
-    "bamsprod", "lemma_4", "lemma_5", "lemmas_6_to_8", "theorem_3", "theorem_3_corrected",
+    "bamsprod", "freeze", "kinks", "lemma_4", "lemma_5", "lemmas_6_to_8", "rate", "rounded", "theorem_3",
+    "theorem_3_corrected",
 ]  # fmt: skip

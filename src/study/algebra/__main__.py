@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 
-from . import STEPS, Refuted, Undecided, check
+from . import STEPS, Refuted, Undecided, check, evidence
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,9 +14,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m study.algebra", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help="steps to check; without names all of them")
     parser.add_argument("--list", action="store_true", help="list the steps instead of checking them")
+    parser.add_argument("--instances", type=int, help="how many each random search draws (default: as the step says)")
     options = parser.parse_args(arguments)
+    evidence.INSTANCES = options.instances
     if unknown := [name for name in options.names if name not in STEPS]:
-        parser.error(f"no step called {', '.join(unknown)}; --list shows all {len(STEPS)}")
+        near = {close for name in unknown for close in difflib.get_close_matches(name, STEPS, 3)}
+        near |= {step for name in unknown for step in STEPS if name in step}
+        parser.error(
+            f"no step called {', '.join(unknown)}; --list shows all {len(STEPS)}"
+            + (f", among them {', '.join(sorted(near))}" if near else "")
+        )
     names = options.names or list(STEPS)
     failed = 0
     for number, name in enumerate(names, 1):

@@ -98,6 +98,18 @@ def reddi_regret_of_a_period(extra=0):
     prove(regret >= 2 * C - 4 + extra, [C > 2, -1 <= y, y <= 1, -1 <= z, z <= 1])
 
 
+@step(
+    REDDI,
+    EXACT,
+    "refuted: with slopes 3, −1, −1, whose sum is positive, gradients clipped to [−1, 1] have a positive sum, too: a clip sends SGD to +1, the wrong end",
+    {"bound": 2},
+)
+def clipping_turns_the_example_round(bound=1):
+    slopes = (3, -1, -1)
+    clipped = sum(max(-bound, min(x, bound)) for x in slopes)
+    refute(clipped >= 0, sum_of_slopes=sum(slopes), sum_of_clipped=clipped)
+
+
 # --- The example of Theorem 1 ------------------------------------------------------------------------------------------
 
 
@@ -193,13 +205,56 @@ def gradient_against_error(sign=1):
 
 @step(
     BOUND,
+    SYMPY,
+    "⟨g, x⟩ = a + c(a − a′) − c⟨m′, x − x′⟩ for m = βm′ + (1 − β)g, a = ⟨m, x⟩, a′ = ⟨m′, x′⟩, c = β/(1 − β); primes: the step before",
+    {"sign": 1},
+    {"power": 2},
+)
+def momentum_by_parts(sign=-1, power=1):
+    g, x, beta, before, x_before = sympy.symbols("g x beta m' x'")
+    m, c = beta * before + (1 - beta) * g, beta / (1 - beta) ** power
+    identity(g * x, m * x + c * (m * x - before * x_before) + sign * c * before * (x - x_before))
+
+
+@step(
+    BOUND,
+    Z3,
+    "telescoping: S ≤ (c₁ − c)A + ca gives S + c₊(a₊ − a) ≤ (c₁ − c₊)A + c₊a₊ for c₊ ≤ c and a ≤ A, and such a bound is at most c₁A",
+    {"falling": False},
+    {"largest_so_far": False},
+)
+def momentum_telescopes(falling=True, largest_so_far=True):
+    S, first, c, after, a, next_a, A = z3.Reals("S c_1 c c_+ a a_+ A")
+    known = [S <= (first - c) * A + c * a, after >= 0] + [after <= c] * falling + [a <= A] * largest_so_far
+    prove(S + after * (next_a - a) <= (first - after) * A + after * next_a, known)
+    prove((first - c) * A + c * a <= first * A, [c >= 0, a <= A])
+
+
+@step(
+    BOUND,
+    Z3,
+    "one weight: m(w − w₊) ≤ m²/k for w₊ = clip(w − m/k), and |m(w − z)| ≤ D|m|, if w and z are in the interval",
+    {"last": 0.9},
+    {"outside": 1},
+)
+def momentum_of_one_weight(last=1, outside=0):
+    w, u, z, k = z3.Reals("w u z k")  # u = w - m/k, before the clip
+    m, after = k * (w - u), clip(u)
+    known = [k > 0, -1 <= w, w <= 1, -1 - outside <= z, z <= 1 + outside]
+    prove(m * (w - after) <= last * k * (w - u) ** 2, known)
+    prove(largest(m * (w - z), m * (z - w)) <= 2 * largest(m, -m), known)
+
+
+@step(
+    BOUND,
     TESTED,
-    "regret ≤ the three terms, for adaptive.BAMSProd on random convex problems of 1 to 6 weights, binary or real",
+    "regret ≤ the four terms, for adaptive.BAMSProd on random convex problems of 1 to 6 weights, binary or real, momentum up to 0.99, constant or falling",
     {"share": 0.1},
 )
 def corrected_bound_holds(share=1.0):
     def violation(seed: int) -> float:
         rng = np.random.default_rng(seed)
+        beta1, falling = rng.choice([0, 0.5, 0.9, 0.99]), rng.random() < 0.5
         found = bamsprod.online(
             2,
             [10, 200],
@@ -207,6 +262,7 @@ def corrected_bound_holds(share=1.0):
             weights=int(rng.integers(1, 7)),
             eta=10 ** rng.uniform(-1, 1),
             rate=10 ** rng.uniform(-3, 0),
+            beta1=lambda t: beta1 / t if falling else beta1,
             beta2=rng.choice([0.5, 0.9, 0.99]),
             binary=bool(rng.random() < 0.7),
         )

@@ -71,6 +71,8 @@ class Result:
 
 #: All steps by name, in the order of the proofs.
 STEPS: dict[str, Step] = {}
+#: Where it is a number, so many instances are drawn in each random search.
+INSTANCES: int | None = None
 _found: list[tuple[str, str]] = []  # (kind, what) of the step that runs
 
 
@@ -219,7 +221,7 @@ def search(violation: Callable[..., float], tolerance: float, instances: int, **
     """
     worst, tried = -math.inf, 0
 
-    @settings(max_examples=instances, derandomize=True, database=None, deadline=None, print_blob=False)
+    @settings(max_examples=INSTANCES or instances, derandomize=True, database=None, deadline=None, print_blob=False)
     @given(**drawn)
     def instance(**arguments: object) -> None:
         nonlocal worst, tried

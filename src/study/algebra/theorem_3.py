@@ -146,3 +146,38 @@ def midpoint_is_met(gamma=Fraction(1)):
     value, slope = ref.phi(after, Q, eps), ref.phi_prime(after, Q, eps)
     some = value >= 0 or slope != 0
     refute(ref.phi(w, Q, eps) < 0 or some, start=w, then=after, constraint_there=value, slope_there=slope)
+
+
+# --- Theorem 2 as quoted, with the printed rule -----------------------------------------------------------------------
+
+
+@step(
+    "Theorem 2",
+    EXACT,
+    "refuted: with the printed rule and ψ, ε = 1/16, ℓ = w²/200, γ_k = (6/5)/(k+1), a weight does not stop where −ℓ′ points into C_ε",
+    {"start": Fraction(9, 8)},
+    {"first_step": Fraction(1)},
+)
+def printed_rule_freezes_with_psi(start=Fraction(11, 8), first_step=Fraction(6, 5)):
+    Q, eps, w = (-1, 1), Fraction(1, 16), start
+    path = [w]
+    for k in range(3):
+        w += first_step / (k + 1) * ref.velocity_printed(w / 100, w, Q, eps, Fraction(1), ref.psi, ref.psi_prime)
+        path.append(w)
+    inwards = ref.psi(w, Q, eps) == 0 and -w / 100 * ref.psi_prime(w, Q) > 0
+    stopped = path[1] == path[2] == path[3]  # and so for ever: the velocity 0 does not depend on k
+    refute(not (stopped and inwards), start=start, then=path[1], after_that=path[2], minus_gradient_there=-w / 100)
+
+
+@step(
+    "Theorem 2",
+    EXACT,
+    "refuted: with ψ, ε = 1/16, ℓ = w²/2 and γ₀ = 1 the next weight after a feasible one has an admissible velocity, ψ′v ≥ −αψ where ψ ≤ 0",
+    {"gamma": Fraction(1, 2)},
+)
+def midpoint_is_met_with_psi(gamma=Fraction(1)):
+    Q, eps, w = (-1, 1), Fraction(1, 16), Fraction(9, 10)  # feasible
+    after = w + gamma * ref.velocity(w, w, Q, eps, Fraction(1), ref.psi, ref.psi_prime)
+    value, slope = ref.psi(after, Q, eps), ref.psi_prime(after, Q)
+    some = value >= 0 or slope != 0
+    refute(ref.psi(w, Q, eps) < 0 or some, start=w, then=after, constraint_there=value, slope_there=slope)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -82,33 +83,39 @@ def load(
 
     folder: read the set from here, or from BCCD or bccd/BCCD in it, instead of downloading it; cache, progress: as for
     `image_sets.load`. Needs Pillow. Raises FileNotFoundError saying which file is missing, ValueError naming a damaged one, or the
-    kind of files where they can be read but are not the published ones, ConnectionError where a download fails.
+    kind of files where they are not the published ones, ConnectionError where a download fails.
     """
     place, read = _reader(folder, cache, progress)
-    digests = {kind: hashlib.sha256() for kind in DIGESTS}
-    seen: dict[str, tuple[Tensor, list]] = {}
 
-    def take(kind: str, name: str, parse: Callable):
-        try:
-            raw = read(f"{kind}/{name}")
-            parsed = parse(raw)
-        except (KeyError, FileNotFoundError) as error:
-            raise FileNotFoundError(f"{place} does not hold BCCD: {kind}/{name} is missing") from error
-        except (OSError, ValueError, SyntaxError, AttributeError, zipfile.BadZipFile) as error:
-            raise damaged(Path(place) / kind / name, f"cannot be read ({error})") from error
-        digests[kind].update(name.encode() + b"\0" + raw)
-        return parsed
-
-    splits = {part: take("ImageSets/Main", f"{part}.txt", lambda raw: raw.decode().split()) for part in PARTS}
-    for name in sorted(name for names in splits.values() for name in names):
-        boxes = take("Annotations", f"{name}.xml", _boxes)
-        seen[name] = take("JPEGImages", f"{name}.jpg", lambda raw: _image(raw, size)), boxes
-    for kind, digest in digests.items():
+    def take(kind: str, names: Iterable[str]) -> dict[str, bytes]:
+        """The files of a kind as they are, once their hash is the published one: nothing is parsed before."""
+        found, digest = {}, hashlib.sha256()
+        for name in names:
+            try:
+                found[name] = read(f"{kind}/{name}")
+            except (KeyError, FileNotFoundError) as error:
+                raise FileNotFoundError(f"{place} does not hold BCCD: {kind}/{name} is missing") from error
+            except (
+                OSError,
+                RuntimeError,
+                NotImplementedError,
+                zipfile.BadZipFile,
+                zlib.error,
+            ) as error:  # of an archive
+                raise damaged(Path(place) / kind / name, f"cannot be read ({error})") from error
+            digest.update(name.encode() + b"\0" + found[name])
         if digest.hexdigest() != DIGESTS[kind]:
             raise damaged(Path(place) / kind, f"has SHA256 {digest.hexdigest()}; expected {DIGESTS[kind]}")
+        return found
+
+    splits = [raw.decode().split() for raw in take("ImageSets/Main", [f"{part}.txt" for part in PARTS]).values()]
+    names = sorted(name for names in splits for name in names)
+    annotations = take("Annotations", [f"{name}.xml" for name in names])
+    photographs = take("JPEGImages", [f"{name}.jpg" for name in names])
+    seen = {name: (_image(photographs[f"{name}.jpg"], size), _boxes(annotations[f"{name}.xml"])) for name in names}
     most = max(len(boxes) for _, boxes in seen.values())
     found = []
-    for names in splits.values():
+    for names in splits:
         boxes, labels = torch.zeros(len(names), most, 4), torch.full((len(names), most), -1)
         for i, name in enumerate(names):
             for j, (label, box) in enumerate(seen[name][1]):

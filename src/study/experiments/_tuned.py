@@ -16,14 +16,18 @@ from ..vision.grid import FULL
 from ..vision.tuned import METHODS, PROTOCOLS, Setting
 
 SCORE = "reestimated_accuracy"  # by which a setting is chosen: rounded, batch normalisation estimated anew
-COLUMNS = ("epoch", "loss", "latent_accuracy", "quantised_accuracy", SCORE, "changed", "infeasible", "distance")
+LATENT = "latent_accuracy"  # in full precision, which is not rounded, this one
+COLUMNS = ("epoch", "loss", LATENT, "quantised_accuracy", SCORE, "changed", "infeasible", "distance")
 
 # The search
 
 
 def searched(protocol: str, method: str, bits: int, k: int, seed: int) -> Sequence[Row]:
     """One run of a search: its row after the last epoch, NaN where it diverged. k: place of the setting."""
-    setting = METHODS[method].settings[k]
+    return _searched(protocol, method, bits, METHODS[method].settings[k], seed)
+
+
+def _searched(protocol: str, method: str, bits: int, setting: Setting, seed: int) -> Sequence[Row]:
     record = tuned.train(PROTOCOLS[protocol], method, bits, setting, seed, scratch())
     about = {"method": method, "bits": bits, "setting": str(setting), "seed": seed}
     return [about | {name: record[-1][name] for name in COLUMNS} | {"seconds": sum(row["seconds"] for row in record)}]
@@ -43,6 +47,16 @@ def search(name: str, about: str, protocol: str, bits: Iterable[int], seeds: Ite
     return Experiment(name, about, units, version="1", hours=hours, note=partial(note_of, protocol))
 
 
+def second(method: str, bits: int, k: int) -> Setting:
+    """The k-th of the two settings that the search's best one leads to. Raises as `best`."""
+    return tuned.second_round(method, scores(table("tuning"), method, bits))[k]
+
+
+def searched_again(protocol: str, method: str, bits: int, k: int, seed: int) -> Sequence[Row]:
+    """As `searched`, for a setting of the second round."""
+    return _searched(protocol, method, bits, second(method, bits, k), seed)
+
+
 def note_of(protocol: str) -> str:
     return tuned.images(PROTOCOLS[protocol]).note
 
@@ -51,7 +65,8 @@ def scores(
     rows: Sequence[Mapping], method: str, bits: int, settings: Sequence[Setting] | None = None, score: str = SCORE
 ) -> dict[Setting, float]:
     """The mean score of each setting (those of `METHODS`) over the seeds that all of them have; NaN where one diverged.
-    Raises ValueError where a setting has not been run."""
+    The default score of full precision is that of its latent weights. Raises ValueError where a setting has not been run."""
+    score = LATENT if (bits, score) == (FULL, SCORE) else score
     mine = [r for r in rows if (r["method"], r["bits"]) == (method, bits)]
     found = {
         s: {r["seed"]: float(r[score]) for r in mine if r["setting"] == str(s)}
@@ -74,15 +89,6 @@ def best(
     return max(good, key=good.get)
 
 
-def ranked(rows: Sequence[Mapping], bits: int) -> list[str]:
-    """The methods at these bits, the best setting's score falling. Raises as `scores`; nothing without rows."""
-    found = {}
-    for method, kind in METHODS.items() if rows else ():
-        if bits in kind.bits:
-            found[method] = max((x for x in scores(rows, method, bits).values() if math.isfinite(x)), default=-1.0)
-    return sorted(found, key=found.get, reverse=True)
-
-
 def table(name: str) -> list[dict]:
     """The rows of a search, none where it is not stored or not finished. Raises as `results.read`."""
     path = results.DATA / "results" / f"{name}.csv"
@@ -94,19 +100,35 @@ def _table(name: str, stamp: int) -> list[dict]:
     return results.read(name)
 
 
+def both_rounds(method: str, bits: int) -> tuple[list[dict], list[Setting]]:
+    """The rows of both rounds of the search at one bit or in full precision, and the eight settings. Raises as `best`."""
+    return table("tuning") + table("tuning_second"), [
+        *METHODS[method].settings,
+        *(second(method, bits, k) for k in (0, 1)),
+    ]
+
+
 def chosen(method: str, bits: int) -> Setting:
-    """The setting of a method: of the search at these bits, for four bits that at two. Raises as `best`."""
-    return best(
-        table("tuning" if bits in (1, FULL) else "tuning_two_bits"), method, min(bits, 2) if bits < FULL else bits
-    )
+    """The setting of a method: of both rounds of the search; at two and four bits of that at two. Raises as `best`."""
+    if bits in (1, FULL):
+        rows, settings = both_rounds(method, bits)
+        return best(rows, method, bits, settings)
+    return best(table("tuning_two_bits"), method, 2)
 
 
 def finished(name: str, bits: int) -> list[str]:
-    """`ranked` where the search is finished, else nothing."""
+    """The methods at these bits, the chosen setting's score falling, where the search is finished (that of `tuning` with its
+    second round), else nothing."""
+    found = {}
     try:
-        return ranked(table(name), bits)
+        for method, kind in METHODS.items() if table(name) else ():
+            if bits in kind.bits:
+                rows, settings = both_rounds(method, bits) if name == "tuning" else (table(name), None)
+                good = [x for x in scores(rows, method, bits, settings).values() if math.isfinite(x)]
+                found[method] = max(good, default=-1.0)
     except ValueError:
         return []
+    return sorted(found, key=found.get, reverse=True)
 
 
 # The runs

@@ -14,6 +14,7 @@ from ..vision.tuned import Setting
 from ._tuned import best, table
 
 BITS = 2  # to store them takes so many
+FULL = "Full precision"
 
 
 def unit(method: str, k: int) -> Sequence[Row]:
@@ -27,7 +28,8 @@ def unit(method: str, k: int) -> Sequence[Row]:
 def chosen(method: str, rows: Sequence[Mapping] | None = None) -> Setting:
     """The setting with the fewest bits per character. Raises as `best`."""
     rows = table("characters_tuning") if rows is None else rows
-    less = [row | {"score": -row["quantised_bits"]} for row in rows]
+    which = "latent_bits" if method == FULL else "quantised_bits"  # full precision is not rounded
+    less = [row | {"score": -row[which]} for row in rows]
     return best(less, method, BITS, METHODS[method].settings, "score")
 
 

@@ -39,6 +39,7 @@ from quantized_training.optimizer import QuantizedOptimizer
 
 from ..methods import BINARY
 from ..tasks import logistic, moons
+from ..tasks.arguments import integer_from
 from ..tasks.ensembles import Ensemble, train
 from ..theory.lagrangian import pieces
 from ..vision.networks import resnet18
@@ -321,30 +322,33 @@ def compare_adaptive(width: int, repeats: int) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m study.speed.bench", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seeds", type=int, default=256, help="seeds in the ensemble (default 256)")
-    parser.add_argument("--singles", type=int, default=8, help="seeds timed one by one (default 8)")
-    parser.add_argument("--repeats", type=int, default=3, help="how often each pair is timed (default 3)")
+    parser.add_argument("--seeds", type=integer_from(1), default=256, help="seeds in the ensemble (default 256)")
+    parser.add_argument("--singles", type=integer_from(1), default=8, help="seeds timed one by one (default 8)")
+    parser.add_argument("--repeats", type=integer_from(1), default=3, help="how often each pair is timed (default 3)")
     parser.add_argument(
         "--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), help="which tasks (default both)"
     )
     parser.add_argument("--methods", nargs="+", default=list(logistic.METHODS), choices=list(logistic.METHODS), metavar="METHOD",
                         help="which methods (default all)")  # fmt: skip
-    parser.add_argument("--threads", type=int, help="torch threads for both sides (default: torch's own choice)")
+    parser.add_argument(
+        "--threads", type=integer_from(1), help="torch threads for both sides (default: torch's own choice)"
+    )
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32",
                         help="precision of both sides (default float32, torch's own; the book computes in float64)")  # fmt: skip
     parser.add_argument("--only", choices=("seeds", "steps"), help="one of the two parts (default both)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of the steps' timings (default 15)")
+    parser.add_argument("--rounds", type=integer_from(1), default=15, help="rounds of the steps' timings (default 15)")
     parser.add_argument(
-        "--width", type=int, default=64, help="width of the ResNet-18 whose weights are stepped (default 64)"
+        "--width",
+        type=integer_from(1),
+        default=64,
+        help="width of the ResNet-18 whose weights are stepped (default 64)",
     )
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled steps out")
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=list(STEPS), metavar="METHOD",
                         help="which methods' steps (default all)")  # fmt: skip
     args = parser.parse_args(argv)
-    if args.singles > args.seeds or min(args.singles, args.repeats, args.rounds, args.width) < 1:
-        parser.error(
-            f"--singles {args.singles}: allowed is 1 to --seeds {args.seeds}; --repeats, --rounds and --width: 1 or more"
-        )
+    if args.singles > args.seeds:
+        parser.error(f"--singles {args.singles}: allowed is 1 to --seeds {args.seeds}")
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.only != "steps":

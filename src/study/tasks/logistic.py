@@ -16,7 +16,7 @@ from quantized_training.levels import Levels
 
 from ..methods import BINARY
 from ..theory.foundations import logistic_hessian
-from . import ensembles
+from . import arguments, ensembles
 from .ensembles import draw_order, methods
 
 SAMPLES, DIMENSION, BATCH, EPOCHS = 6000, 10, 1000, 25
@@ -54,7 +54,7 @@ def draw(
     """
     if not 0 < batch <= n:
         raise ValueError(f"batch={batch}: allowed is 1 to n={n}")
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = arguments.seeds(seeds)
     bound = d**-0.5 if init_range is None else init_range
     steps = epochs * (n // batch)
     parts: list[tuple[Tensor, ...]] = []

@@ -22,7 +22,7 @@ from torch.nn.functional import softplus
 from quantized_training.levels import Levels
 
 from ..methods import BINARY
-from . import ensembles
+from . import arguments, ensembles
 from .ensembles import draw_order, methods
 
 SAMPLES, TEST_SAMPLES, HIDDEN, BATCH, EPOCHS = 2000, 200, 3, 100, 25
@@ -78,7 +78,7 @@ def draw(
 
     if not 0 < batch <= n:
         raise ValueError(f"batch={batch}: allowed is 1 to n={n}")
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = arguments.seeds(seeds)
     bound = torch.cat([torch.full((2 * hidden,), 2**-0.5), torch.full((hidden,), hidden**-0.5)]).double()
     own, data = [], []
     for seed in seeds:

@@ -20,7 +20,7 @@ from quantized_training.optimizer import QuantizedOptimizer
 from quantized_training.schedules import Linear
 
 from ..methods import BINARY
-from . import moons
+from . import arguments, moons
 from .ensembles import draw_order, rounding_noise
 
 HIDDEN, SAMPLES, TEST_SAMPLES, BATCH, EPOCHS = 3, 2000, 200, 100, 50
@@ -83,7 +83,7 @@ def draw(seeds: int | range, own_data: bool = False, epochs: int = EPOCHS) -> mo
     """
     from sklearn.datasets import make_moons  # a dependency of the book, not of the package
 
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = arguments.seeds(seeds)
     bound = torch.cat([torch.full((2 * HIDDEN,), 2**-0.5), torch.full((HIDDEN,), HIDDEN**-0.5)]).double()
     own, points = [], []
     for seed in seeds:

@@ -240,8 +240,9 @@ class Terms:
 
     regret: (k, n), against the best point of the box. printed: (4, k, n), the terms of Theorem 4 in its order; L is the
     largest gradient so far, the third term has the scale alpha_t = mean |w_t|, and in the fourth w - alpha* is read as
-    w - alpha* sign(w). corrected: (3, k, n), those of the corrected bound. least_growth: (n,), the smallest value of
-    (t + 1) v~_(t+1) - t v~_t, relative to t v~_t; the corrected bound needs it to be 0 or more.
+    w - alpha* sign(w). corrected: (4, k, n), those of the corrected bound: distance, steps, momentum, quantisation.
+    least_growth: (n,), the smallest value of (t + 1) v~_(t+1) - t v~_t, relative to t v~_t; the corrected bound needs it to be
+    0 or more.
     """
 
     at: np.ndarray
@@ -265,8 +266,8 @@ def online(
     """`adaptive.BAMSProd` on random convex online problems in F = [-1, 1]^weights, all problems in one ensemble.
 
     f_t(x) = (a_t x - b_t)^2 / 2 with a_t Gaussian and b_t = a_t x_0 + noise; the gradient is taken at
-    w~ = mean |w| sign(w), or at w itself where not `binary`, and applied to w. rate: of both bounds. at: the numbers of
-    steps after which the terms are wanted, increasing.
+    w~ = mean |w| sign(w), or at w itself where not `binary`, and applied to w. rate: of both bounds. beta1: must not
+    increase. at: the numbers of steps after which the terms are wanted, increasing.
     """
     rng = np.random.default_rng(seed)
     best, noise = rng.uniform(-1, 1, (problems, weights)), rng.uniform(0, 0.5, problems)
@@ -275,7 +276,8 @@ def online(
         [w], eta, (0.0, beta2), eps=0.0, lower=Rising(rate), upper=Falling(rate), box=1.0, ensemble=True
     )
     S, s, squares = np.zeros((problems, weights, weights)), np.zeros((problems, weights)), np.zeros(problems)
-    loss, steps, quantised, errors, largest, decays = (np.zeros(problems) for _ in range(6))
+    loss, steps, averaged, quantised, errors, largest, decays = (np.zeros(problems) for _ in range(7))
+    extra = beta1(1) / (1 - beta1(1))
     scales, growth, before = np.zeros(problems), np.full(problems, np.inf), None
     found, wanted = [], set(map(int, at))
     for t in range(1, int(at[-1]) + 1):
@@ -303,7 +305,9 @@ def online(
             root = np.sqrt(np.sqrt(before / (t - 1)))  # V~_(t-1) to the power of a quarter
             errors += np.sqrt(np.linalg.norm(root * q, axis=1))
         before = t * v
-        steps += eta_t * (g * g / H).sum(1) / 2
+        m = state["exp_avg"].numpy()
+        steps += (0.5 + extra) * eta_t * (m * m / H).sum(1)
+        averaged = np.maximum(averaged, np.abs(m).sum(1))
         quantised += np.sqrt((g * g / H).sum(1) * (H * q * q).sum(1))
         largest = np.maximum(largest, np.linalg.norm(g, axis=1))
         scales += alpha[:, 0] ** 2
@@ -321,6 +325,7 @@ def online(
                     largest * 2 * errors,
                     4 / (2 * eta_t) * H.sum(1),
                     steps.copy(),
+                    2 * extra * averaged,
                     quantised.copy(),
                 )
             )

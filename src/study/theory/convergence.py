@@ -76,6 +76,17 @@ def prox_point(
     return z
 
 
+def minimiser(loss: Loss, low: Tensor, high: Tensor, iterations: int = 5000) -> Tensor:
+    """The minimiser of a strongly convex loss over the box, by projected gradient steps of length 1/L with Nesterov's momentum."""
+    z = before = (low + high) / 2
+    for k in range(iterations):
+        ahead = z + k / (k + 3) * (z - before)
+        before, z = z, torch.clamp(ahead - loss.gradient(ahead) / loss.smoothness, low, high)
+        if torch.equal(z, before) and torch.equal(z, torch.clamp(z - loss.gradient(z) / loss.smoothness, low, high)):
+            break
+    return z
+
+
 def envelope(w: Tensor, loss: Loss, low: Tensor, high: Tensor) -> Tensor:
     """F(w) = min over the box of ℓ(z) + L |z - w|²: shape (...) for w of shape (..., n)."""
     z = prox_point(w, loss, low, high)
@@ -287,3 +298,64 @@ def residual_constant(loss: Loss, gammas: Tensor, rule: Rule, M: float, n: int, 
     L, M1 = loss.smoothness, max(M, rule.clip)
     errors = 2 * L**2 * gammas * n * D**2 + L * n * M1**2 * gammas**2
     return (F - loss.lowest + errors.cumsum(0)) / L**2
+
+
+# --- The freeze ------------------------------------------------------------------------------------------------------
+
+
+def fixed_from(
+    levels: Levels,
+    constraint: Constraint,
+    epsilon: Sequence[float],
+    gammas: Sequence[float],
+    M: float,
+    clip: float,
+) -> int:
+    """First k from which on no gradient up to M can change a rounding: gamma_k M <= e(epsilon_k), gamma_k clip <= Delta/2.
+
+    Len(gammas) where there is none. An epsilon that is too large to separate the levels has e = 0.
+    """
+    half = min(levels.gaps) / 2
+    e = [max(half**2 - constraint.band(x), 0) ** 0.5 for x in epsilon]
+    safe = [g * M <= x and g * clip <= half for g, x in zip(gammas, e, strict=True)]
+    return len(safe) - next((k for k, ok in enumerate(reversed(safe)) if not ok), len(safe))
+
+
+def adversary(
+    levels: Levels,
+    constraint: Constraint,
+    epsilon: Sequence[float],
+    gammas: Sequence[float],
+    M: float,
+    alpha: float = 1.0,
+    clip: float = 1.0,
+    start: Tensor | None = None,
+    wait: Tensor | int = 0,
+    seed: int | None = None,
+) -> Tensor:
+    """Paths under the velocity of (A4) whose gradients, of size up to M, are chosen to change as many levels as they can: (K + 1, n).
+
+    From step `wait` (n,) on a weight is led to the edge of its interval next to the nearest midpoint, and across where one step
+    is long enough; before, its gradient is 0. start: (n,), by default 40 random weights. With a seed one gradient in ten is
+    turned round. An epsilon at or above its largest value constrains nothing.
+    """
+    generator = torch.Generator().manual_seed(seed or 0)
+    low, high = levels.hull
+    w = low - 0.3 + (high - low + 0.6) * torch.rand(40, generator=generator, dtype=torch.float64)
+    w = w if start is None else start
+    midpoints, cap = torch.tensor(levels.midpoints, dtype=w.dtype), constraint.largest_epsilon(levels)
+    path = [w]
+    for k, (eps, gamma) in enumerate(zip(epsilon, gammas, strict=True)):
+        target = midpoints[(w[:, None] - midpoints).abs().argmin(-1)]
+        side = torch.where(w >= target, 1.0, -1.0).to(w)
+        edge, later = target, epsilon[min(k + 1, len(epsilon) - 1)]
+        if later < cap:
+            edge = torch.where(side > 0, *boxes(w, levels, later, constraint))
+        across, to_edge = gamma * M > (w - target).abs(), (side * (w - edge) - 1e-9).clamp(0, gamma * M)
+        G = side * torch.where(across, M, to_edge / gamma) * (torch.as_tensor(wait) <= k)
+        if seed is not None:
+            G = torch.where(torch.rand(len(w), generator=generator) < 0.1, -G, G)
+        v = -G if eps >= cap else skewed_velocity(G, w, levels, eps, alpha, constraint, clip)
+        w = w + gamma * v
+        path.append(w)
+    return torch.stack(path)

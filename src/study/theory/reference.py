@@ -202,6 +202,20 @@ def binary_connect_step(w: float, G: float, Q: Sequence[float], gamma: float) ->
     return clip(w - gamma * G, Q)
 
 
+def shrunk(w: float, Q: Sequence[float], delta: float) -> float:
+    """w clipped to the hull of two levels, made shorter by the part delta; for {-1, +1} to [-1 + delta, 1 - delta]."""
+    edge = delta * (Q[1] - Q[0]) / 2
+    return max(Q[0] + edge, min(w, Q[1] - edge))
+
+
+def debiased_step(w: float, W: float, G: float, Q: Sequence[float], gamma: float, delta: float) -> float:
+    """Debiased BinaryConnect: G was taken at W, which the weight x (w clipped) is rounded to with the chance `chance`; for
+    {-1, +1} twice the chance is 1 + W x."""
+    up = probability_up(shrunk(w, Q, delta), *Q)
+    chance = up if W == Q[1] else 1 - up
+    return shrunk(w - gamma * G / (2 * chance), Q, delta)
+
+
 def straight_through_step(w: float, G: float, Q: Sequence[float], gamma: float) -> float:
     """(3): G was taken at nearest(w)."""
     return w - gamma * G * mask(w, Q)

@@ -25,6 +25,7 @@ from quantized_training.schedules import Cosine
 from ..datasets import image_sets
 from ..methods import METHODS as TABLE
 from ..results import Value
+from ..tasks.arguments import integer
 from . import checkpoints, distributed, networks
 from .training import Diverged, Run, train_images
 
@@ -93,6 +94,8 @@ class Cell:
         for name, allowed in (("method", (*METHODS, *MORE)), ("levels", LEVELS), ("quantise", layers.QUANTIZE)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}")
+        for name in ("bits", "seed"):  # numpy's have another repr, and so would be of another digest
+            object.__setattr__(self, name, integer(name, getattr(self, name), 0))
         full = self.method == "Full precision"
         if self.bits not in ((FULL,) if full else BITS):
             allowed = f"{FULL} alone" if full else ", ".join(map(str, BITS))

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
+from ..tasks.arguments import integer
+
 SHORTCUTS = ("projection", "identity")
 
 
@@ -69,8 +71,7 @@ class ResNet(nn.Module):
             ("stride", stride),
             *(("blocks", b) for b in blocks),
         ):
-            if not (isinstance(value, int) and value > 0):
-                raise ValueError(f"{name}={value!r}: it must be a positive integer")
+            integer(name, value, 1)
         if shortcut not in SHORTCUTS:
             raise ValueError(f"shortcut={shortcut!r}: allowed are {', '.join(map(repr, SHORTCUTS))}")
         self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)

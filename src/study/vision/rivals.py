@@ -20,6 +20,8 @@ from quantized_training.methods import Method, ProxQuant, straight_through_mask
 from quantized_training.methods.prox_quant import prox_l1
 from quantized_training.optimizer import QuantizedOptimizer
 
+from ..tasks.arguments import integer, positive
+
 
 class FrozenProxQuant(ProxQuant):
     """ProxQuant as its authors ran it (Bai et al., 2018, and their code): after each step all weights move towards their
@@ -28,7 +30,7 @@ class FrozenProxQuant(ProxQuant):
 
     def __init__(self, levels: Levels, slope: float, freeze: int) -> None:
         super().__init__(levels)
-        self.slope, self.freeze, self.elementwise = slope, freeze, False
+        self.slope, self.freeze, self.elementwise = positive("slope", slope), integer("freeze", freeze, 1), False
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         if self.t < self.freeze:
@@ -55,8 +57,9 @@ class BayesBiNN(Method):
         super().__init__(levels)
         if levels.values != (-1.0, 1.0):
             raise ValueError(f"BayesBiNN has the levels -1 and 1 alone, got {levels.values}")
-        self.images, self.rate, self.temperature, self.start = images, rate, temperature, start
-        self._generator = torch.Generator().manual_seed(seed)
+        self.images, self.rate = integer("images", images, 1), positive("rate", rate)
+        self.temperature, self.start = positive("temperature", temperature), positive("start", start)
+        self._generator = torch.Generator().manual_seed(integer("seed", seed, 0))
 
     def optimizer(self, base: torch.optim.Optimizer, rule: Method) -> QuantizedOptimizer:
         with torch.no_grad():

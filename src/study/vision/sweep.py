@@ -220,7 +220,7 @@ def sweep(
     data: folder of the images, as for `image_sets.load`. jobs: cells at a time. dask: address of a Dask cluster's scheduler, on
     whose workers the cells run instead. folder: of the table, by default data/results. kept: where running cells are kept,
     by default _build/task_3. progress: show bars. Under torchrun jobs must be 1. Raises as `read`, `image_sets.load` and
-    `train_images` do.
+    `train_images` do, and OSError, before anything runs, where one of the folders cannot be written to.
     """
     from tqdm import tqdm
 
@@ -231,6 +231,7 @@ def sweep(
     wait()  # all have read the table before the first process writes to it
     if not todo:
         return
+    results.need_writable(folder, _kept(profile, kept))
     if not dask:
         _images(profile, data)  # downloaded once, and refused before anything runs
     state, jobs = results.code(), min(jobs, len(todo))  # the code now, before anybody changes a file

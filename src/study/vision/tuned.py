@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -241,6 +241,64 @@ METHODS = {
         chain_rule=True,
     ),
 }
+
+
+# Where a constant's next value is not one more step by the same factor: a share of the run, a limit of what is meant
+BEYOND = {
+    ("begin", 0.5): 0.25,
+    ("begin", 0.75): 0.875,
+    ("end", 0.75): 0.5,
+    ("end", 0.95): 0.98,
+    ("temperature", 1e-10): 1e-2,
+    ("temperature", 0.5): 1.0,
+}
+
+
+def _next(name: str, values: Sequence[float], value: float, upwards: bool) -> float:
+    """From a value of a grid: halfway (geometrically) to its neighbour, at the edge one more step by the same factor."""
+    if (name, value) in BEYOND:
+        return BEYOND[name, value]
+    values = sorted(values)
+    i = values.index(value)
+    j = i + (1 if upwards else -1)
+    found = math.sqrt(value * values[j]) if 0 <= j < len(values) else value * value / values[i - (j - i)]
+    return float(f"{found:.2g}")
+
+
+def second_round(method: str, scores: Mapping[Setting, float]) -> tuple[Setting, Setting]:
+    """Two more settings of a method, by one rule for all: from the best one, one constant at a time is moved outwards where
+    it lies at an edge of its grid and else halfway to the better of its neighbours; a method with nothing but a learning
+    rate moves it both ways. scores: of the six. Raises ValueError where every setting diverged."""
+    settings = METHODS[method].settings
+    good = {s: scores[s] for s in settings if math.isfinite(scores[s])}
+    if not good:
+        raise ValueError(f"{method}: every setting diverged")
+    best = max(good, key=good.get)
+    grids = {"lr": [s.lr for s in settings]} | {
+        name: [dict(s.constants)[name] for s in settings] for name, _ in best.constants
+    }
+    grids = {name: sorted(set(values)) for name, values in grids.items() if len(set(values)) > 1}
+    here = {"lr": best.lr} | dict(best.constants)
+
+    def moved(name: str, upwards: bool) -> Setting:
+        new = here | {name: _next(name, grids[name], here[name], upwards)}
+        return Setting(new["lr"], tuple((n, new[n]) for n, _ in best.constants))
+
+    def better(name: str) -> bool:
+        """Whether to go upwards."""
+        values, beside = grids[name], {}
+        i = values.index(here[name])
+        if i in (0, len(values) - 1):
+            return i > 0
+        for j in (i - 1, i + 1):
+            there = here | {name: values[j]}
+            beside[j] = good.get(Setting(there["lr"], tuple((n, there[n]) for n, _ in best.constants)), -math.inf)
+        return not beside[i - 1] > beside[i + 1]
+
+    if len(grids) == 1:
+        (name,) = grids
+        return moved(name, False), moved(name, True)
+    return tuple(moved(name, better(name)) for name in grids)
 
 
 def train(

@@ -101,6 +101,12 @@ def test_steps_can_be_listed_and_unknown_names_are_refused(capsys):
     assert "no_such_step" in error and "--list" in error
 
 
+def test_a_random_search_can_draw_more(monkeypatch, capsys):
+    monkeypatch.setattr(evidence, "INSTANCES", None)
+    assert main(["--instances", "7", "slopes_near_a_vertex"]) == 0
+    assert "7 random instances" in capsys.readouterr().out
+
+
 def test_a_step_that_fails_is_reported(monkeypatch, capsys):
     x = z3.Real("x")
     false = algebra.Step("false", "-", "-", algebra.Z3, lambda: evidence.prove(x > 0), ())

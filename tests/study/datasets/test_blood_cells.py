@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import zipfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import real_data
 from study.datasets import blood_cells
 
 RED, BLUE = (200, 30, 60), (40, 50, 220)
@@ -98,27 +98,50 @@ def replaced(old: bytes, new: bytes):
     return lambda content: content.replace(old, new)
 
 
+def zipped(folder: Path) -> Path:
+    path = folder / "master.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((folder / "BCCD").rglob("*.*")):
+            archive.write(file, f"BCCD_Dataset-master/BCCD/{file.relative_to(folder / 'BCCD').as_posix()}")
+    return path
+
+
+@pytest.mark.parametrize("place", ["folder", "archive"])
 @pytest.mark.parametrize(
-    "name, change, words",
+    "name, change",
     [
-        ("JPEGImages/b.jpg", lambda content: content[: len(content) // 2], r"JPEGImages/b.jpg cannot be read"),
-        ("JPEGImages/b.jpg", lambda content: content + b"x", r"JPEGImages has SHA256 .* expected"),
-        ("Annotations/a.xml", lambda content: content[:-5], r"Annotations/a.xml cannot be read"),
-        (
-            "Annotations/a.xml",
-            replaced(b"Platelets", b"Plates"),
-            r"Annotations/a.xml cannot be read .*Plates|not in tuple",
-        ),
-        ("Annotations/a.xml", replaced(b"<width>64</width>", b""), r"Annotations/a.xml cannot be read"),
-        ("Annotations/a.xml", replaced(b"64", b"65"), r"Annotations has SHA256 .* expected"),
-        ("ImageSets/Main/val.txt", lambda content: b"d\n", r"ImageSets/Main has SHA256|Annotations"),
+        ("JPEGImages/b.jpg", lambda content: content[: len(content) // 2]),
+        ("JPEGImages/b.jpg", lambda content: content + b"x"),
+        ("Annotations/a.xml", lambda content: content[:-5]),
+        ("Annotations/a.xml", replaced(b"Platelets", b"Plates")),
+        ("Annotations/a.xml", replaced(b"<width>64</width>", b"")),
+        ("Annotations/a.xml", replaced(b"64", b"65")),
+        ("ImageSets/Main/val.txt", lambda content: b"d\n"),
+        ("ImageSets/Main/val.txt", lambda content: b"../../c\n"),
+        ("ImageSets/Main/val.txt", lambda content: b"\xff"),
     ],
 )
-def test_damaged_files_are_named(folder, name, change, words):
-    path = Path(folder) / "BCCD" / name
+def test_what_is_not_the_published_set_is_named_and_never_parsed(folder, monkeypatch, place, name, change):
+    path, parsed = Path(folder) / "BCCD" / name, []
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ValueError, match=words):
-        blood_cells.load((32, 24), folder)
+    monkeypatch.setattr(blood_cells, "fetch", lambda *how: zipped(folder))
+    for parser in ("_image", "_boxes") if name.startswith("ImageSets") else ({"J": "_image", "A": "_boxes"}[name[0]],):
+        monkeypatch.setattr(blood_cells, parser, lambda *content: parsed.append(content))
+    with pytest.raises(ValueError, match=rf"{name.rpartition('/')[0]} has SHA256 .* expected"):
+        blood_cells.load((32, 24), folder if place == "folder" else None)
+    assert parsed == []
+
+
+def test_an_archive_with_a_damaged_file_names_it(folder, monkeypatch):
+    path = zipped(folder)
+    raw = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("BCCD_Dataset-master/BCCD/JPEGImages/b.jpg").header_offset
+    raw[start + 200] ^= 255
+    path.write_bytes(raw)
+    monkeypatch.setattr(blood_cells, "fetch", lambda *how: path)
+    with pytest.raises(ValueError, match="JPEGImages/b.jpg cannot be read"):
+        blood_cells.load((32, 24))
 
 
 @pytest.mark.parametrize("name", ["JPEGImages/b.jpg", "Annotations/c.xml", "ImageSets/Main/test.txt"])
@@ -128,12 +151,9 @@ def test_missing_files_are_named(folder, name):
         blood_cells.load((32, 24), folder)
 
 
-@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with the images")
 def test_the_real_set_has_the_known_counts():
-    try:
-        parts = blood_cells.load((64, 48), os.environ["QT_DATA"])
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    with real_data() as folder:
+        parts = blood_cells.load((64, 48), folder)
     assert [len(p.images) for p in parts] == [205, 87, 72]
     labels = torch.cat([p.labels.flatten() for p in parts])
     assert [int((labels == c).sum()) for c in range(3)] == [4155 - 2, 372, 361]

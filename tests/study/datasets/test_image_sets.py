@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import http.server
 import io
-import os
 import pickle
+import re
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from helpers import real_data
 from study.datasets import download, image_sets
 
 RNG = np.random.default_rng(0)
@@ -444,7 +444,6 @@ def test_two_at_once_download_once(monkeypatch, server, tmp_path):
 # Real images, where a folder with them is named
 
 
-@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with real images")
 @pytest.mark.parametrize(
     "name, shape, mean, std",
     [
@@ -454,14 +453,21 @@ def test_two_at_once_download_once(monkeypatch, server, tmp_path):
     ],
 )
 def test_real_sets_have_the_known_moments(name, shape, mean, std):
-    with contextlib.suppress(FileNotFoundError):
-        images = image_sets.load(name, os.environ["QT_DATA"])
-        train = {"fashion-mnist": 60_000}.get(name, 50_000)
-        assert images.train_x.shape == (train, *shape) and images.test_x.shape == (10_000, *shape)
-        classes = len(images.classes)
-        assert torch.bincount(images.train_y).tolist() == [train // classes] * classes
-        assert torch.bincount(images.test_y).tolist() == [10_000 // classes] * classes
-        np.testing.assert_allclose(images.mean.numpy(), mean, atol=1e-4)
-        np.testing.assert_allclose(images.std.numpy(), std, atol=1e-4)
-        return
-    pytest.skip(f"{name} does not lie in QT_DATA")
+    with real_data() as folder:
+        images = image_sets.load(name, folder)
+    train = {"fashion-mnist": 60_000}.get(name, 50_000)
+    assert images.train_x.shape == (train, *shape) and images.test_x.shape == (10_000, *shape)
+    classes = len(images.classes)
+    assert torch.bincount(images.train_y).tolist() == [train // classes] * classes
+    assert torch.bincount(images.test_y).tolist() == [10_000 // classes] * classes
+    np.testing.assert_allclose(images.mean.numpy(), mean, atol=1e-4)
+    np.testing.assert_allclose(images.std.numpy(), std, atol=1e-4)
+
+
+def test_every_test_skips_what_does_not_lie_in_the_folder_with_real_data():
+    """A folder may hold some sets and not others: tests ask for it by `helpers.real_data` alone."""
+    tests = Path(__file__).parents[2]
+    asks = re.compile(r"environ\W+(?:get\W+)?[\"']QT_DATA|[\"']QT_DATA[\"'] (?:not )?in")
+    assert [str(p.relative_to(tests)) for p in sorted(tests.rglob("*.py")) if asks.search(p.read_text("utf-8"))] == [
+        "helpers.py"
+    ]

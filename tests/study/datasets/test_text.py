@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 
 import pytest
 
+from helpers import real_data
 from study.datasets import text
 
 CONTENT = {
@@ -63,12 +63,9 @@ def test_downloads_are_asked_for_by_address_and_hash(folder, monkeypatch):
     assert asked == [(address + n, h, "ptb", "somewhere", False) for n, h in text.PUBLISHED.items()]
 
 
-@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with the text")
 def test_the_real_text_has_the_known_counts():
-    try:
-        found = text.load(os.environ["QT_DATA"])
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    with real_data() as folder:
+        found = text.load(folder)
     assert [len(part) for part in (found.train, found.valid, found.test)] == [929_589, 73_760, 82_430]
     assert len(found.words) == 10_000 and int(found.train.bincount(minlength=10_000).min()) >= 1
     assert words(found, "train").startswith("aer banknote berlitz")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import pickle
 from collections import Counter
 from dataclasses import replace
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import real_data
 from quantized_training import Cosine
 from study import experiments, results
 from study.datasets import image_sets
@@ -390,14 +390,11 @@ def test_the_small_profile_says_its_precision(monkeypatch):
     assert {task.precision for task in large.PROFILES["small"].values()} == {"float32"}
 
 
-@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with real data")
 def test_parts_of_cifar_do_not_overlap_and_images_that_are_not_exact_are_noted():
-    try:
+    with real_data() as folder:
         train, valid, test, note = large.cifar()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
     assert [len(p[0]) for p in (train, valid, test)] == [45_000, 5_000, 10_000]
-    images = image_sets.load("cifar-10", os.environ["QT_DATA"])
+    images = image_sets.load("cifar-10", folder)
     assert torch.equal(torch.cat([train[0], valid[0]]), images.train_x) and note == images.note
 
 
@@ -419,11 +416,8 @@ def test_rows_of_a_unit_say_what_was_run(tmp_path, monkeypatch):
     results.write("x", [*tuned, *tested], "x", "x", "x", tmp_path / "results")
 
 
-@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with real data")
 @pytest.mark.parametrize("name", TASKS)
 def test_the_tiny_profile_on_real_data(name):
-    try:
+    with real_data():
         rows = large.unit("tiny", name, "BAMSProd", "tuning", 3)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
     assert len(rows) == 1 and rows[0]["updates"] == {"LSTM": 8}.get(name, 4) and math.isfinite(rows[0]["score"])

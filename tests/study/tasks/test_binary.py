@@ -1,7 +1,6 @@
 """Stacks of small binary networks against plain torch, and how the experiments on them choose and measure."""
 
 import math
-import os
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import batch_norm, cross_entropy
 
+from helpers import real_data
 from study.experiments import (
     _adaptive,
     adaptive_digits,
@@ -236,9 +236,9 @@ def test_every_optimiser_has_the_same_budget():
         assert {len(u.keywords["levels"]) for u in module.EXPERIMENT.units.values()} == {5}
 
 
-@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with real images")
 def test_the_part_of_fashion_mnist():
-    parts = binary.fashion()
+    with real_data():
+        parts = binary.fashion()
     assert [x.shape for x, _ in parts] == [(1, 3000, 784), (1, 1000, 784), (1, 2000, 784)]
     counts = np.bincount(parts[0][1][0].numpy())
     assert counts.min() > 250 and parts[0][0].max() == 1
@@ -288,9 +288,9 @@ def test_the_grid_of_the_autoencoder_on_mnist():
         assert u.args[:2] == ("autoencoder, MNIST", key.partition(",")[0])
 
 
-@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with real data")
 def test_the_mean_digit_is_what_a_blind_decoder_pays():
-    train, valid, test = binary.mnist()
+    with real_data():
+        train, valid, test = binary.mnist()
     assert [p[0].shape for p in (train, valid, test)] == [(1, 5000, 784), (1, 1000, 784), (1, 2000, 784)]
     p = train[0][0].double().mean(0)
     logits = torch.logit(p).clamp(-50, 50).expand(5000, -1)

@@ -158,6 +158,13 @@ def test_simulated_ends_follow_the_threshold():
     assert (printed[1.0] & (sign < 0)).any() and (printed[1.0] != printed[0.1]).any()
 
 
+def test_long_steps_need_not_follow_the_threshold():
+    cycle, beta2 = bp.theorem_1(1.0, 5), 0.9
+    assert bp.drift(cycle, beta2) < 0  # 0.9^3 < 1: downwards, with short steps
+    assert bp.walk("Adam", cycle, beta2, eta=2e-3, steps=20_000)[-1, 0] < -0.8
+    assert (bp.walk("Adam", cycle, beta2, eta=2.0, steps=1000)[5::5] == 1).all()
+
+
 def test_no_method_does_better_on_the_example_of_theorem_1():
     beta2, period, ratio, sign = lanes()
     for method in bp.OPTIMISERS:
@@ -211,6 +218,26 @@ def test_theorem_4_is_violated():
     regret, bound = theorem_4(1000)
     assert regret > 1.5 * bound
     assert regret == pytest.approx(2000, rel=1e-3)
+
+
+def test_theorem_4_at_its_own_limit_and_at_large_T_is_not_violated_by_this_example():
+    """The clips of the example are inputs. With the printed limit in their place, or after many steps, the bound holds."""
+    steps = np.arange(1, 100_001)
+
+    def both(c):
+        w = np.maximum(1 - np.concatenate([[0], np.cumsum(1 / np.sqrt(steps * c))[:-1]]), -1)
+        fourth = 2 * np.cumsum(np.sqrt(np.abs(w - 1) * c**0.25))
+        rest = 4 * np.sqrt(steps * (1 - 0.9**steps)) + np.sqrt((1 + np.log(steps)) / 0.1 * steps)
+        return np.cumsum(w + 1), rest + fourth, 2 * np.cumsum(np.abs(w - 1) * c**0.25)
+
+    regret, bound, _ = both(1e10)
+    assert (regret[999], bound[999]) == pytest.approx(theorem_4(1000), rel=1e-9)
+    violated = steps[regret > bound]
+    assert (violated.min(), violated.max()) == (40, 53_783)
+    for T in (10, 100, 1000, 10_000):
+        c = brentq(lambda c, T=T: both(c)[2][T - 1] - c, 1e-3, 1e10)
+        regret, bound, _ = both(c)
+        assert regret[T - 1] < bound[T - 1] / 1.3
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, np.inf), (1.0, 1.0)])
@@ -286,7 +313,8 @@ def replay(steps, seed, weights, eta, rate, beta1, beta2, binary):
     w = rng.uniform(-1, 1, (1, weights))[0].tolist()
     m, v, most = [0.0] * weights, [0.0] * weights, [0.0] * weights
     rho, c, paid, losses = [], 0.0, 0.0, []
-    distance = turned = quantised = errors = decays = scales = largest = 0.0
+    distance = turned = averaged = quantised = errors = decays = scales = largest = 0.0
+    extra = beta1(1) / (1 - beta1(1))
     tilde = None
     for t in range(1, steps + 1):
         alpha = sum(map(abs, w)) / weights
@@ -314,7 +342,8 @@ def replay(steps, seed, weights, eta, rate, beta1, beta2, binary):
         c = max(c, sum(most) / weights * max(sum(rho) / t, 0.05))
         tilde = [min(max(z, c * (1 - 1 / (rate * t + 1))), c * (1 + 1 / (rate * t))) for z in most]
         h = [math.sqrt(z) for z in tilde]
-        turned += eta / math.sqrt(t) / 2 * sum(y * y / z for y, z in zip(g, h, strict=True))
+        turned += eta / math.sqrt(t) * (0.5 + extra) * sum(y * y / z for y, z in zip(m, h, strict=True))
+        averaged = max(averaged, sum(map(abs, m)))
         quantised += math.sqrt(sum(y * y / z for y, z in zip(g, h, strict=True))) * math.sqrt(
             sum(z * (p - q) ** 2 for z, p, q in zip(h, x, w, strict=True))
         )
@@ -335,15 +364,15 @@ def replay(steps, seed, weights, eta, rate, beta1, beta2, binary):
         third * weights * math.sqrt(scales),
         largest * 2 * errors,
     ]
-    return paid - least, printed, [distance, turned, quantised]
+    return paid - least, printed, [distance, turned, 2 * extra * averaged, quantised]
 
 
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("beta1", [0.0, 0.9])
+@pytest.mark.parametrize("beta1", [lambda t: 0.0, lambda t: 0.9 / t, lambda t: 0.9])
 def test_the_terms_of_the_bounds_written_out(binary, beta1):
-    settings = {"seed": 5, "weights": 3, "eta": 0.3, "rate": 0.05, "beta2": 0.9, "binary": binary}
-    found = bp.online(1, [3, 60], beta1=lambda t: beta1 / t, **settings)
-    regret, printed, corrected = replay(60, beta1=lambda t: beta1 / t, **settings)
+    settings = {"seed": 5, "weights": 3, "eta": 0.3, "rate": 0.05, "beta1": beta1, "beta2": 0.9, "binary": binary}
+    found = bp.online(1, [3, 60], **settings)
+    regret, printed, corrected = replay(60, **settings)
     assert found.regret[1, 0] == pytest.approx(regret, abs=1e-6)
     np.testing.assert_allclose(found.printed[:, 1, 0], printed, rtol=1e-7, atol=1e-12)
     np.testing.assert_allclose(found.corrected[:, 1, 0], corrected, rtol=1e-7, atol=1e-6)
@@ -351,7 +380,8 @@ def test_the_terms_of_the_bounds_written_out(binary, beta1):
 
 def test_the_corrected_bound_holds_and_its_condition_is_met():
     for seed, (eta, rate) in enumerate(((0.03, 1e-3), (0.3, 0.1), (3.0, 1e-2), (30.0, 1.0))):
-        found = bp.online(10, [10, 100, 400], seed=seed, eta=eta, rate=rate, binary=seed % 2 == 0)
+        beta1 = (lambda t: 0.0, lambda t: 0.9, lambda t: 0.99, lambda t: 0.9 / t)[seed]
+        found = bp.online(10, [10, 100, 400], seed=seed, eta=eta, rate=rate, beta1=beta1, binary=seed % 2 == 0)
         assert (found.regret <= found.corrected.sum(0)).all()
         assert (found.least_growth >= -1e-12).all()
 
@@ -367,9 +397,11 @@ def test_which_terms_are_sublinear():
     assert one < 0.75 and two > 1.4 and three < 0.7 and four > 0.95
     assert slopes(falling.printed[1:2])[0] < 0.75
     binary, real = bp.online(8, at), bp.online(8, at, binary=False)
-    distance, turned, quantised = slopes(binary.corrected)
+    distance, turned, quantised = slopes(binary.corrected[[0, 1, 3]])
     assert distance < 0.75 and turned < 0.5 and 0.95 < quantised < 1.15
-    assert (real.corrected[2] == 0).all() and slopes(real.regret[None])[0] < 0.5 < 0.8 < slopes(binary.regret[None])[0]
+    with_momentum = slopes(constant.corrected)
+    assert with_momentum[0] < 0.75 and with_momentum[1] < 0.5 and with_momentum[2] < 0.2
+    assert (real.corrected[3] == 0).all() and slopes(real.regret[None])[0] < 0.5 < 0.8 < slopes(binary.regret[None])[0]
 
 
 def test_lanes_are_the_problems_one_by_one():

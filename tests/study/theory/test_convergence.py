@@ -13,14 +13,17 @@ from quantized_training import PHI, PSI, Levels
 from study.theory import reference as ref
 from study.theory.convergence import (
     Rule,
+    adversary,
     boxes,
     coin,
     distance_bound,
     envelope,
     exponent,
+    fixed_from,
     freezing_step,
     kkt_points,
     kkt_residual,
+    minimiser,
     nearest,
     powers,
     prox_point,
@@ -363,3 +366,89 @@ def test_noise_of_student_has_its_tail():
     assert draws.shape == (50 * 500 * 4,)
     shares = [(draws > x).double().mean().item() for x in (10, 40)]
     assert shares[0] / shares[1] == pytest.approx(4**1.5, rel=0.2)
+
+
+# The freeze and the rate
+
+
+@pytest.mark.parametrize("gamma", [0.05, 0.2, 0.34, 0.35, 0.6, 0.9])
+@pytest.mark.parametrize(("constraint", "ratio"), [(PHI, 0.88), (PSI, 0.88**0.5)])
+def test_fixed_from_is_the_formula_of_the_page(constraint, ratio, gamma):
+    """With τ = ratio^t a level can change in the rounds t <= log(1 - (γM)²) / log(ratio), the levels being ±1."""
+    epsilon = [0.88**t for t in range(60)]
+    t_star = math.log(1 - gamma**2) / math.log(ratio)
+    assert fixed_from(BINARY, constraint, epsilon, [gamma / 2] * 60, 2.0, 1.0) == math.floor(t_star) + 1
+    assert fixed_from(BINARY, constraint, epsilon, [1.5] * 60, 0.1, 1.0) == 60  # the push alone is too long
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("constraint", [PHI, PSI])
+def test_the_adversary_changes_a_level_in_the_last_round_that_is_allowed_and_in_none_after_it(constraint, gamma):
+    epsilon, rounds = [0.88**t for t in range(40)], torch.arange(40).repeat_interleave(5)
+    start = torch.tensor([1.0, -0.95, 0.05, -0.26, 0.35] * 40)
+    path = adversary(BINARY, constraint, epsilon, [gamma] * 40, 1.0, clip=0.9, start=start, wait=rounds)
+    changed = (BINARY.cell(path[1:]) != BINARY.cell(path[:-1])).any(-1).nonzero()
+    assert changed[-1, 0] == fixed_from(BINARY, constraint, epsilon, [gamma] * 40, 1.0, 0.9) - 1
+
+
+@rules
+def test_next_to_an_edge_a_step_longer_than_e_changes_the_level_and_a_shorter_one_does_not(rule):
+    low, high = rule.boxes(torch.tensor(rule.levels.values))
+    gap = int(np.argmin(rule.levels.gaps))
+    for edge, level in ((high[gap] - 1e-6, gap), (low[gap + 1] + 1e-6, gap + 1)):
+        for length, changes in ((1.001, True), (1.0, False)):
+            path = adversary(
+                rule.levels, rule.constraint, [rule.epsilon], [length * rule.e], 1.0, start=edge[None], clip=0.1
+            )
+            assert (rule.levels.cell(path[0]) == level).all()
+            assert (rule.levels.cell(path[1]) != level).all() == changes
+
+
+def test_closing_intervals_lead_to_the_vertex_of_the_start_whatever_the_gradients():
+    steps = 4000
+    gammas = [2 / (k + 10) for k in range(steps)]
+    epsilon = [0.8 / (1 + k / 50) for k in range(steps)]
+    first = fixed_from(BINARY, PHI, epsilon, gammas, 1.0, 1.0)
+    path = adversary(BINARY, PHI, epsilon, gammas, 1.0, alpha=2.0, clip=1.0, seed=3)
+    assert first < steps / 10
+    assert (BINARY.cell(path[first:]) == BINARY.cell(path[first])).all()
+    assert (
+        (path[-1] - BINARY.nearest(path[first])).abs().max()
+        < 0.02
+        < (path[first] - BINARY.nearest(path[first])).abs().max()
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_minimiser_on_a_box_against_lbfgsb(seed):
+    generator = torch.Generator().manual_seed(seed)
+    A = torch.randn(4, 4, generator=generator)
+    H, b = A @ A.T + 0.1 * torch.eye(4), torch.randn(4, generator=generator) * 3
+    loss, low, high = quadratic(H, b), -torch.rand(4, generator=generator), torch.rand(4, generator=generator)
+    found = minimize(
+        lambda z: float(loss.value(torch.as_tensor(z))),
+        np.zeros(4),
+        jac=lambda z: loss.gradient(torch.as_tensor(z)).numpy(),
+        bounds=list(zip(low.tolist(), high.tolist(), strict=True)),
+        options={"ftol": 1e-15, "gtol": 1e-12},
+    )
+    z = minimiser(loss, low, high)
+    assert torch.equal(z, z.clamp(low, high))
+    np.testing.assert_allclose(z, found.x, atol=1e-6)
+
+
+def test_the_rate_with_its_constants_bounds_the_mean_of_the_last_iterate():
+    """E|w_k - z*|² <= Q / (k + 1), Q = max{first k + 1 times its value, A / (c - 1)}, as in the proof."""
+    rule, gamma0, shift, theta, M, n = RULES["phi"], 2.0, 40, 0.2, 4.0, 3
+    H, target = torch.diag(torch.tensor([1.0, 1.0, 2.0])), torch.tensor([2.0, 0.9, 1.2])
+    loss, start, mu, L = quadratic(H, H @ target), torch.tensor([1.0, 1.3, 0.8]), 1.0, 2.0
+    x = torch.arange(shift + 1, shift + 4001)  # k + 1
+    run = simulate(loss, start.expand(400, -1), (gamma0 / x)[:, None], rule, coin(1, 1, 0))
+    low, high = rule.boxes(start)
+    assert not run.last_change.any() and (loss.gradient(run.points) + 1).abs().max() < M
+    D = distance_bound(0.0, (gamma0 / x)[:, None], rule, M)[:-1, 0]
+    assert rule.kappa * D.max() <= rule.clip and rule.kappa * gamma0 >= 0.5
+    A = (gamma0 * x * n * D**2 * (4 * mu + L**2 / mu) / theta).max() + gamma0**2 * n * M**2
+    c, mean = 2 * (1 - theta) * mu * gamma0, ((run.points[:, 0] - minimiser(loss, low, high)) ** 2).sum(-1).mean(-1)
+    Q = max((shift + 1) * mean[0], A / (c - 1))
+    assert (mean * (run.steps + shift + 1) <= Q).all()

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
+from quantized_training.methods import FullPrecision
+from quantized_training.schedules import Harmonic
+from study.methods import BINARY
 from study.theory.landscape import CORNERS, Landscape, landscape, random_landscapes
+from study.theory.trajectory import trajectory
 
 
 def test_loss_and_gradient_are_those_of_the_formula():
@@ -40,3 +44,10 @@ def test_level_curves_and_the_best_corner():
         torch.testing.assert_close(loss(loss.level_curve(height).T), torch.full((61,), height, dtype=torch.float64))
     assert [round(x, 3) for x in loss(CORNERS).tolist()] == [0.765, 0.365, 0.485, 3.285]
     assert loss.best_corner() == loss(CORNERS[1])
+
+
+def test_a_recorded_run_takes_the_step_size_of_its_schedule():
+    start = torch.tensor([1.0]).double()
+    latent, used = trajectory(FullPrecision(BINARY), start, lambda w, k: 2 * w[0], 3, Harmonic(1.2))
+    assert latent[:, 0].tolist() == pytest.approx([1, 1 - 2.4, 1 - 2.4 - 1.2, 1 - 2.4 - 1.2 - 0.8])
+    assert torch.equal(latent, used)

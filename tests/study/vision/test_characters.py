@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
 from torch import nn
 
+from helpers import real_data
 from study import experiments
 from study.datasets import text
 from study.experiments import characters_tuning
@@ -137,12 +137,18 @@ def test_the_budget_is_the_same_for_all_and_fewest_bits_are_chosen():
     assert characters_tuning.chosen("LSQ", rows) == settings[1]
     with pytest.raises(ValueError, match="not every setting"):
         characters_tuning.chosen("LSQ", rows[:-1])
+    full = METHODS["Full precision"].settings
+    rows = [
+        {"method": "Full precision", "bits": 2, "setting": str(s), "seed": 0, "quantised_bits": b, "latent_bits": -b}
+        for s, b in zip(full, range(6), strict=True)
+    ]
+    assert characters_tuning.chosen("Full precision", rows) == full[5], "it is not rounded"
 
 
-@pytest.mark.skipif("QT_DATA" not in os.environ, reason="QT_DATA names no folder with real data")
 def test_characters_are_those_of_the_words():
-    parts, kinds = characters.data(os.environ["QT_DATA"])
-    found = text.load(os.environ["QT_DATA"], progress=False)
+    with real_data() as folder:
+        parts, kinds = characters.data(folder)
+        found = text.load(folder, progress=False)
     assert len(kinds) == len(set(kinds)) == 49
     for part, words in zip(parts, (found.train, found.valid, found.test), strict=True):
         written = "".join(kinds[i] for i in part.tolist()).replace("\n", "<eos> ").replace("\0", "<unk>")

@@ -1,21 +1,17 @@
-"""Task III's grid: which cells there are, the settings of each method, stored rows, and steps timed side by side."""
+"""Task III's grid: which cells there are, the settings of each method, stored rows."""
 
 from __future__ import annotations
 
 import csv
 import math
-import time
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from conftest import ROOT
-from quantized_training import PHI, PSI, SGDA, ASkew, Levels, StraightThrough, layers
-from study.datasets import image_sets
+from quantized_training import PHI, PSI, SGDA, ASkew, Levels, layers
 from study.results import DATA
-from study.speed import task_3
 from study.vision import grid, sweep
 from study.vision.grid import METHODS, PROFILES, Cell, cells, settings
 
@@ -152,56 +148,6 @@ def test_stored_cells_are_whole_and_of_these_settings(profile):
         assert [int(r["epoch"]) for r in rows] == list(range(1, len(rows) + 1))
         assert len(rows) == protocol.epochs or math.isnan(float(rows[-1]["loss"]))
     assert set(cells(protocol)) <= set(found)  # the grid that the book shows
-
-
-# Speed
-
-
-class Clock:
-    """A second for every look at it, so that no other work counts."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1
-        return self.now
-
-
-def test_a_slow_step_is_seen_and_a_plain_loop_is_timed(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(time, "perf_counter", clock)
-
-    class Slow(StraightThrough):
-        def after_step(self, w, levels, state, lr):
-            clock.now += 2
-            return w
-
-    tiny = replace(CPU, width=2, batch=8)
-    monkeypatch.setitem(METHODS, "ProxQuant (L1)", lambda levels, epochs, seed: Slow(levels))
-    chosen = [Cell("Full precision", 32), Cell("Straight-through", 1), Cell("ProxQuant (L1)", 1)]
-    found = task_3.compare(tiny, task_3.blank(tiny, 3, (1, 8, 8)), chosen, 3)
-    assert list(found) == ["Full precision", "Straight-through", "ProxQuant (L1)", task_3.PLAIN]
-    assert all(len(times) == 3 for times in found.values())
-    slow = found.pop("ProxQuant (L1)")
-    assert all(t == pytest.approx(1 / 3) for times in found.values() for t in times)  # three steps, one look
-    assert slow == pytest.approx([1 / 3 + 2 * 20] * 3)  # 20 layers
-
-
-def test_the_plain_loop_trains_the_same_network(monkeypatch):
-    """Its loss after one epoch is that of full precision in our own loop, on the same images in another order."""
-    losses = []
-    monkeypatch.setattr(task_3, "cross_entropy", lambda *x: losses.append(cross_entropy(*x)) or losses[-1])
-    short, data = replace(CPU, epochs=2, lr=0.01), image_sets.load("digits").subset(640, 100)
-    assert len(task_3.ordinary_loop(short, data)) == 2
-    ours = grid.run(short, Cell("Full precision", 32), data)
-    assert len(losses) == 20
-    assert sum(x.item() for x in losses[:10]) / 10 == pytest.approx(ours[0]["loss"], rel=0.1)
-
-
-def test_noise_has_the_shape_of_images():
-    data = task_3.blank(PROFILES["subset"], 3)
-    assert data.train_x.shape == (192, 3, 32, 32) and data.train_x.dtype == torch.uint8
-    assert 120 < data.train_x.double().mean() < 135 and set(data.train_y.tolist()) == set(range(10))
 
 
 def test_the_end_of_every_seed_of_a_cell():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 import os
@@ -308,9 +309,9 @@ def test_list_and_last_words_tell_the_accuracies(here, capsys):
         (("--levels", "round"), "'round'.*'scaled', 'raw'"),
         (("--quantise", "none"), "'none'.*'all', 'all-but-first-and-last', '3x3-only'"),
         (("--profile", "tpu"), "'tpu'.*'cpu', 'subset', 'gpu'"),
-        (("--jobs", "0"), "0: allowed are integers from 1"),
-        (("--seeds", "-1"), "-1: allowed are integers from 0"),
-        (("--seeds", "one"), "'one'"),
+        (("--jobs", "0"), "'0': allowed are integers from 1"),
+        (("--seeds", "-1"), "'-1': allowed are integers from 0"),
+        (("--seeds", "one"), "'one': allowed are integers from 0"),
         (("--device", "tpu9"), "'tpu9': allowed are cpu, cuda"),
         (("--bits", "1", "--method", "full-precision"), "full precision has bits 32, the other methods 1, 2, 4"),
         (("--dask", "tcp://127.0.0.1:1"), "--jobs and --dask"),
@@ -388,6 +389,21 @@ def test_images_that_are_not_there(here, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(grid.PROFILES, "tiny", replace(TINY, images="cifar-10"))
     assert main("--data", str(tmp_path)) == 1 and not here.exists()
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_stored_nothing_is_run(here, tmp_path, still, capsys, monkeypatch):
+    still()
+    (tmp_path / "file").touch()
+    for place in ("file", "file/inside"):
+        assert main("--results", str(tmp_path / place)) == 1
+        assert re.search(rf"{place}: results cannot be stored there .*nothing was run", capsys.readouterr().err)
+    monkeypatch.setattr(results.tempfile, "TemporaryFile", read_only)
+    assert main() == 1 and "Read-only file system); nothing was run" in capsys.readouterr().err
+    assert main("--list") == 0 and not here.exists()
+
+
+def read_only(**_):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 def test_no_cluster_there(here, capsys):

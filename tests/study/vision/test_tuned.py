@@ -141,18 +141,63 @@ def test_the_best_mean_over_the_seeds_that_all_settings_have():
         _tuned.best(rows("SGDA", {0: [math.nan] * 6}), "SGDA", 1)
 
 
-def test_the_ranking_is_by_the_best_setting_and_needs_all(monkeypatch):
-    table = []
+def test_full_precision_is_chosen_by_what_it_is():
+    """Not by its rounded weights."""
+    both = rows("Full precision", {0: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}, 32)
+    table = [row | {"latent_accuracy": 1 - row[_tuned.SCORE]} for row in both]
+    assert _tuned.best(table, "Full precision", 32) == METHODS["Full precision"].settings[0]
+
+
+def test_the_ranking_is_by_the_best_setting_and_needs_both_rounds(monkeypatch):
+    first = []
     for i, (method, kind) in enumerate(METHODS.items()):
         if 1 in kind.bits:
-            table += rows(method, {0: [i / 20] * 5 + [math.nan]})
+            first += rows(method, {0: [i / 20] * 5 + [math.nan]})
     expected = [m for m, kind in METHODS.items() if 1 in kind.bits][::-1]
-    monkeypatch.setattr(_tuned, "table", lambda name: table)
+    tables = {"tuning": first, "tuning_second": []}
+    monkeypatch.setattr(_tuned, "table", tables.__getitem__)
+    assert _tuned.finished("tuning", 1) == [], "the second round is missing"
+
+    def again(method: str, x: float) -> list[dict]:
+        places = ({"setting": str(_tuned.second(method, 1, k)), _tuned.SCORE: x} for k in (0, 1))
+        return [{"method": method, "bits": 1, "seed": 0} | place for place in places]
+
+    tables["tuning_second"] = [row for m in expected for row in again(m, 0.0)]
     assert _tuned.finished("tuning", 1) == expected
-    monkeypatch.setattr(_tuned, "table", lambda name: table[:-1])
+    assert _tuned.chosen("LSQ", 1) == METHODS["LSQ"].settings[0]
+    better = [row for m in expected for row in again(m, 0.99 if m == "BinaryConnect" else 0.0)]
+    tables["tuning_second"] = better
+    assert _tuned.finished("tuning", 1)[0] == "BinaryConnect"
+    assert _tuned.chosen("BinaryConnect", 1) == _tuned.second("BinaryConnect", 1, 0)
+    tables["tuning"] = first[:-1]
     assert _tuned.finished("tuning", 1) == []
-    monkeypatch.setattr(_tuned, "table", lambda name: [])
+    tables["tuning"] = []
     assert _tuned.finished("tuning", 1) == []
+
+
+def test_the_second_round_goes_beyond_an_edge_and_else_halfway_to_the_better_neighbour():
+    def second(method: str, x: list[float]) -> list[str]:
+        return [str(s) for s in tuned.second_round(method, dict(zip(METHODS[method].settings, x, strict=True)))]
+
+    nan = math.nan  # lr 0.03, 0.03, 0.1, 0.1, 0.3, 0.3 and the two values of the constant in turn
+    assert second("SGDA", [9, 0, 0, 0, 0, 0]) == ["lr 0.009, dual_max 0.02", "lr 0.03, dual_max 0.004"]
+    assert second("SGDA", [0, 0, 0, 9, 0, 1]) == ["lr 0.17, dual_max 0.1", "lr 0.1, dual_max 0.5"]
+    assert second("SGDA", [0, 2, 0, 9, 0, 1]) == ["lr 0.055, dual_max 0.1", "lr 0.1, dual_max 0.5"]
+    assert second("SGDA", [0, 2, 0, 9, 0, nan]) == ["lr 0.055, dual_max 0.1", "lr 0.1, dual_max 0.5"]
+    assert second("ASkewSGD", [0, 0, 0, 0, 0, 9]) == ["lr 0.9, begin 0.75", "lr 0.3, begin 0.875"]
+    assert second("BinaryRelax", [0, 0, 0, 0, 9, 0]) == ["lr 0.9, end 0.75", "lr 0.3, end 0.5"]
+    assert second("Straight-through", [0, 0, 9, 0, 0, 0]) == ["lr 0.04", "lr 0.1"]
+    assert second("Straight-through", [0, 0, 0, 0, 0, 9]) == ["lr 0.63", "lr 2.5"]
+    assert second("BayesBiNN", [0, 0, 0, 0, 9, 0]) == [
+        "lr 0.1, rate 0.1, temperature 1e-10",
+        "lr 0.1, rate 0.01, temperature 0.01",
+    ]
+    for method, kind in METHODS.items():
+        for k in range(6):
+            two = tuned.second_round(method, {s: float(i == k) for i, s in enumerate(kind.settings)})
+            assert len({*map(str, two), *map(str, kind.settings)}) == 8, "two new ones for every method"
+    with pytest.raises(ValueError, match="every setting diverged"):
+        second("SGDA", [nan] * 6)
 
 
 def test_final_runs_are_stored_with_the_setting_and_run_again_with_another(tmp_path, monkeypatch, digits):

@@ -1,0 +1,460 @@
+/* The trainer on a page: two methods side by side. A .trainer holds a still picture and its data (src/study/tasks/still.py) until
+ * this script takes its place; with data-full it is the playground, whose state lies in the address.
+ *
+ * A run is computed at once, for all steps; playing shows one step after the other. Losses over time are filled in between
+ * frames, coarse first. Nothing moves by itself, and nothing runs while the trainer is out of view.
+ */
+import { TASKS, SETTINGS, BASES, CODES, Run, taskOf, settingsOf, methodsOf } from "./run.js";
+import { Picture, palette, paintMoons, paintSigns, paintCurve, paintPlane, paintWeights, paintLosses, paintPlaces } from "./draw.js";
+import { feasible } from "./methods.js";
+import { program, printed } from "./python.js";
+
+const STEPS_PER_SECOND = 60;
+const STILLS_PER_SECOND = 2; // where motion is unwelcome: one picture per epoch instead
+const SELDOM = 3; // while playing, numbers and the lower pictures change with every third frame
+const LATER = 5; // milliseconds of each frame for losses that are still missing
+
+let count = 0;
+function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+const number = (value) => (Math.abs(value) >= 1000 ? value.toExponential(1) : value.toFixed(3)).replace("-", "−");
+const short = (value) => String(value).replace("-", "−");
+/** 1st, 2nd, 3rd, 4th, 11th */
+const ordinal = (n) => `${n}${n % 100 >= 11 && n % 100 <= 13 ? "th" : ["th", "st", "nd", "rd"][n % 10] ?? "th"}`;
+/** Who of two has the smaller loss: -1 the first, 1 the second, 0 neither. */
+const ahead = ([a, b]) => (Math.abs(a - b) < 5e-4 ? 0 : a < b ? -1 : 1);
+
+// State and address -------------------------------------------------------------------------------------------------
+
+const CHOICES = { task: TASKS, a: CODES, b: CODES, base: BASES };
+const fresh = (task) => ({ task, a: "fp", b: "bc", ...TASKS[task].defaults, k: Infinity });
+
+/** The state that an address names; what it does not name, or names wrongly, is the task's own. */
+export function readState(hash) {
+  const given = new URLSearchParams(hash.replace(/^#/, "")), task = given.get("task");
+  const state = fresh(TASKS[task] ? task : "II");
+  for (const [key, text] of given) {
+    if (!(key in state) || key === "task" || text === "") continue;
+    const allowed = key === "a" || key === "b" ? Object.fromEntries(methodsOf(state.task)) : CHOICES[key];
+    if (allowed) state[key] = text in allowed ? text : state[key];
+    else if (Number.isFinite(Number(text))) state[key] = proper(key, Number(text));
+  }
+  return state;
+}
+
+/** A number that a control can show: the seed whole, a slider's nearest value. */
+function proper(key, value) {
+  const { values } = SETTINGS[key] ?? {};
+  if (!Array.isArray(values)) return Math.max(0, Math.min(Math.round(value), 2 ** 31 - 1));
+  return values.reduce((best, v) => (Math.abs(v - value) < Math.abs(best - value) ? v : best));
+}
+
+/** The address of a state: what differs from the task's own settings. */
+export function writeState(state) {
+  const usual = fresh(state.task);
+  const named = Object.entries(state).filter(([key, value]) => key === "task" || value !== usual[key]);
+  return `#${new URLSearchParams(named)}`;
+}
+
+// The trainer -------------------------------------------------------------------------------------------------------
+
+class Trainer {
+  constructor(root) {
+    Object.assign(this, { root, full: "full" in root.dataset, id: `trainer-${++count}`, kept: {}, playing: false, visible: true });
+    this.calm = matchMedia("(prefers-reduced-motion: reduce)");
+    this.state = this.full ? readState(location.hash) : readState(root.dataset.state ?? "");
+    this.build();
+    this.compute();
+    this.watch();
+    this.settle(); // words do not wait until the pictures come into view
+  }
+
+  // Elements ......................................................................................................
+
+  build() {
+    const { full } = this;
+    this.play = element("button", { type: "button", class: "trainer-play" }, "Play");
+    this.step = element("button", { type: "button" }, "Step");
+    this.reset = element("button", { type: "button", title: "All settings as they were" }, "Reset");
+    this.tools = element("div", { role: "toolbar", "aria-label": "Run", class: "trainer-tools" }, this.play, this.step, this.reset);
+    this.roving(this.tools, "ArrowLeft", "ArrowRight");
+    this.time = element("input", { type: "range", min: 0, step: 1, id: `${this.id}-time` });
+    this.shown = element("output", { for: this.time.id });
+    const time = element("div", { class: "figure-control figure-range" }, element("label", { for: this.time.id }, "Step"), this.time, this.shown);
+    const menus = full ? [this.menu("task", "Task", Object.entries(TASKS).map(([key, { label }]) => [key, label])), this.menu("base", "Step sizes", Object.entries(BASES))] : [];
+    this.says = element("p", { class: "trainer-says", "aria-live": "polite" });
+    this.columns = ["a", "b"].map((key) => this.column(key));
+    this.losses = this.picture(150, "");
+    this.places = this.picture(110, "");
+    this.placesFigure = this.figure("", this.places);
+    this.lossesFigure = this.figure("", this.losses);
+    this.settings = element("div", full ? { role: "toolbar", "aria-orientation": "vertical", "aria-label": "Settings" } : { role: "group", "aria-label": "Settings" });
+    this.settings.classList.add("figure-controls", "trainer-settings");
+    if (full) this.roving(this.settings, "ArrowUp", "ArrowDown");
+    this.data = element("div", { class: "table-wrap", tabindex: "0", role: "region", "aria-label": "The numbers of this step" });
+    const parts = [
+      ...(menus.length ? [element("div", { class: "figure-controls" }, ...menus)] : []),
+      element("div", { class: "figure-controls trainer-bar" }, this.tools, time),
+      this.says,
+      element("div", { class: "trainer-pair" }, ...this.columns.map(({ node }) => node)),
+      element("div", { class: "trainer-pair" }, this.lossesFigure, this.placesFigure),
+      this.settings,
+      element("details", { class: "trainer-data" }, element("summary", {}, "The numbers of this step"), this.data),
+    ];
+    if (!full) parts.push(element("p", {}, (this.link = element("a", {}, "This run in the playground")), ", with every method, other tasks and the same in Python."));
+    if (full) {
+      this.python = ["a", "b"].map(() => ({ name: element("span"), code: element("pre", { tabindex: "0" }), output: element("pre", { class: "trainer-output" }) }));
+      this.warning = element("p");
+      parts.push(element("details", { class: "trainer-python" }, element("summary", {}, "The same in Python"), this.warning,
+        ...this.python.map(({ name, code, output }) => element("div", {}, element("p", {}, name, " prints:"), output, code))));
+    }
+    this.root.replaceChildren(...parts);
+    this.root.dataset.ready = Math.round(performance.now()); // milliseconds since the page was opened
+
+    this.play.addEventListener("click", () => (this.playing ? this.stop() : this.start()));
+    this.step.addEventListener("click", () => { this.stop(); this.show(this.k >= this.T ? 0 : this.k + 1); this.settle(); });
+    this.reset.addEventListener("click", () => { this.stop(); this.change(this.full ? fresh(this.state.task) : readState(this.root.dataset.state ?? "")); });
+    this.time.addEventListener("input", () => { this.stop(); this.show(Number(this.time.value)); this.later(); });
+    this.time.addEventListener("change", () => this.settle());
+  }
+
+  picture(height, label) { return new Picture(height, label); }
+
+  figure(caption, picture) {
+    const figure = element("figure", {}, picture.canvas, element("figcaption", {}, caption));
+    return figure;
+  }
+
+  menu(key, label, options) {
+    const select = element("select", { id: `${this.id}-${key}` }, ...options.map(([value, text]) => element("option", { value }, text)));
+    select.addEventListener("change", () => {
+      const state = key === "task" ? { ...fresh(select.value), a: this.state.a, b: this.state.b } : { ...this.state, [key]: select.value };
+      for (const side of ["a", "b"]) if (!methodsOf(state.task).some(([code]) => code === state[side])) state[side] = "bc";
+      this.change({ ...state, k: Infinity });
+    });
+    (this.menus ??= {})[key] = select;
+    return element("div", { class: "figure-control" }, element("label", { for: select.id }, label), select);
+  }
+
+  /** One method: a menu, its network twice, its weights over time. */
+  column(key) {
+    const menu = this.menu(key, key === "a" ? "One method" : "The other", Object.entries(CODES));
+    const small = () => ({ picture: this.picture(120, ""), caption: element("figcaption") });
+    const latent = small(), rounded = small(), weights = this.picture(150, "");
+    const note = element("figcaption");
+    const node = element("div", { class: "trainer-run" }, menu,
+      element("div", { class: "trainer-two" }, ...[latent, rounded].map(({ picture, caption }) => element("figure", {}, caption, picture.canvas))),
+      element("figure", {}, weights.canvas, note));
+    return { key, node, latent, rounded, weights, note };
+  }
+
+  /** One tab stop for a group of controls; the two keys go from one to the next. */
+  roving(group, back, on) {
+    const stops = () => [...group.querySelectorAll("button, input, select")];
+    const only = (chosen) => stops().forEach((stop) => (stop.tabIndex = stop === chosen ? 0 : -1));
+    group.addEventListener("focusin", ({ target }) => only(target));
+    group.addEventListener("keydown", (event) => {
+      const step = event.key === on ? 1 : event.key === back ? -1 : 0, all = stops();
+      if (!step) return;
+      event.preventDefault(); // a slider would change its value
+      all[(all.indexOf(document.activeElement) + step + all.length) % all.length].focus();
+    });
+    group.first = () => only(stops()[0]);
+    group.first();
+  }
+
+  slider(key) {
+    const { label, values } = SETTINGS[key], id = `${this.id}-${key}`;
+    const list = values === "epochs" ? Array.from({ length: this.T / this.task.perEpoch + 1 }, (_, i) => i) : values;
+    const input = element("input", { type: "range", id, min: 0, max: list.length - 1, step: 1, "data-key": key });
+    const output = element("output", { for: id });
+    const say = () => {
+      output.textContent = short(list[input.value]);
+      input.setAttribute("aria-valuetext", output.textContent);
+    };
+    input.value = list.reduce((best, v, i) => (Math.abs(v - this.state[key]) < Math.abs(list[best] - this.state[key]) ? i : best), 0);
+    say();
+    input.addEventListener("input", () => {
+      this.stop();
+      say();
+      this.state = { ...this.state, [key]: list[input.value] };
+      this.soon();
+    });
+    return element("div", { class: "figure-control figure-range" }, element("label", { for: id }, label), input, output);
+  }
+
+  seed() {
+    const id = `${this.id}-seed`, input = element("input", { type: "number", id, min: 0, max: 2 ** 31 - 1, step: 1, "data-key": "seed", inputmode: "numeric" });
+    input.value = this.state.seed;
+    input.addEventListener("input", () => {
+      if (!/^\d+$/.test(input.value)) return; // not yet a number
+      this.stop();
+      this.state = { ...this.state, seed: proper("seed", Number(input.value)) };
+      this.soon();
+    });
+    return element("div", { class: "figure-control" }, element("label", { for: id }, "Seed"), input);
+  }
+
+  // Runs ..........................................................................................................
+
+  /** A new state, and everything that follows from it. */
+  change(state) {
+    this.stop();
+    this.state = state;
+    this.compute();
+    this.draw();
+    this.settle();
+  }
+
+  /** The same in the next frame, however many events come before. */
+  soon() {
+    if (this.due) return;
+    this.due = requestAnimationFrame(() => {
+      this.due = null;
+      this.compute();
+      this.draw();
+      this.later();
+      clearTimeout(this.quiet);
+      this.quiet = setTimeout(() => this.settle(), 250);
+    });
+  }
+
+  compute() {
+    const { state } = this;
+    this.task = taskOf(state, this.kept);
+    this.names = [CODES[state.a], CODES[state.b]];
+    this.runs = this.names.map((name) => new Run(name, state, this.task));
+    if (this.runs[0].colour === this.runs[1].colour) this.runs[1].colour = "#128c7e"; // methods of one family share theirs
+    this.T = this.task.steps;
+    this.time.max = this.T;
+    this.k = Math.min(state.k, this.T);
+    const largest = Math.max(1.6, ...this.runs.map((run) => run.largest)), low = this.runs[0].Q[0];
+    this.range = [Math.min(-Math.min(largest, 8), low - 0.6), Math.min(largest, 8)].map((v) => v * 1.08);
+    for (const [key, select] of Object.entries(this.menus)) select.value = state[key];
+    const known = methodsOf(state.task).map(([code]) => code);
+    for (const key of ["a", "b"]) for (const option of this.menus[key].options) option.hidden = option.disabled = !known.includes(option.value);
+    const wanted = ["seed", ...settingsOf(state.task, this.names)].filter((key) => this.full || key !== "dmax"); // 12 tab stops
+    const shown = [...this.settings.querySelectorAll("[data-key]")];
+    const same = wanted.join() === shown.map((input) => input.dataset.key).join() && this.settings.dataset.task === state.task;
+    const stale = !shown.includes(document.activeElement); // a slider that is being moved stays
+    if (!same || stale) {
+      this.settings.dataset.task = state.task;
+      this.settings.replaceChildren(...wanted.map((key) => (key === "seed" ? this.seed() : this.slider(key))));
+      this.settings.first?.();
+    }
+  }
+
+  // Drawing .......................................................................................................
+
+  show(k) {
+    this.k = this.state.k = Math.max(0, Math.min(k, this.T));
+    this.draw();
+  }
+
+  draw() {
+    if (!this.root.clientWidth) return;
+    const { k, runs, task, state } = this, colours = (this.colours ??= palette()), { loss, hidden, d } = TASKS[state.task];
+    this.frames = (this.frames ?? 0) + 1;
+    const all = !this.playing || this.frames % SELDOM === 0;
+    this.time.value = k;
+    this.shown.textContent = `${k} of ${this.T}`;
+    this.time.setAttribute("aria-valuetext", this.shown.textContent);
+    runs.forEach((run, i) => {
+      const { latent, rounded, weights } = this.columns[i], losses = run.losses(k);
+      const ways = [[latent, run.at(k), "as trained"], [rounded, run.roundedAt(k), "rounded"]];
+      ways.forEach(([{ picture, caption }, w, word], j) => {
+        if (j && !all) return;
+        if (hidden) paintMoons(picture, colours, task, w);
+        else if (!loss) paintSigns(picture, colours, task, [...w], run.colour);
+        else {
+          const path = j ? null : Array.from({ length: k + 1 }, (_, s) => [...run.at(s)]);
+          const allowed = run.constraint ? feasible(run.constraint, run.Q, run.epsilons[k]) : null;
+          const range = run.Q.length > 2 ? [-3, 2] : [-2.2, 2.2];
+          (d === 1 ? paintCurve : paintPlane)(picture, colours, { loss: task.loss, Q: run.Q, allowed, w, range, colour: run.colour, path });
+        }
+        if (!all) return;
+        const lead = ahead([0, 1].map((r) => runs[r].losses(k)[j])) === (i ? 1 : -1);
+        caption.innerHTML = `${word}<br><b>${number(losses[j])}</b>${lead ? " ◂ ahead" : ""}`;
+      });
+      paintWeights(weights, colours, { run, k, range: this.range, colour: run.colour });
+    });
+    if (!all) return;
+    this.drawLosses();
+    this.placesFigure.hidden = !task.all;
+    if (task.all) {
+      const words = runs.map((run) => `${run.name}: ${ordinal(task.all.place(run.rounded[k]))}`);
+      paintPlaces(this.places, colours, { runs, k, all: task.all, words });
+    }
+  }
+
+  drawLosses() {
+    const step = Math.max(1, ...this.runs.map((run) => run.filled || 25));
+    paintLosses(this.losses, this.colours, { runs: this.runs, k: this.k, best: this.task.all?.losses[0] ?? null, step });
+  }
+
+  /** Losses that are missing, a few milliseconds in each frame. */
+  later() {
+    if (this.filling || !this.visible) return;
+    const go = () => {
+      this.filling = null;
+      const { runs } = this, until = performance.now() + LATER;
+      const done = runs.map((run) => run.fill(until));
+      this.drawLosses();
+      if (!done.every(Boolean) && this.visible) this.filling = requestAnimationFrame(go);
+    };
+    this.filling = requestAnimationFrame(go);
+  }
+
+  /** What is said once, when nothing moves: the sentence, the words of the pictures, the numbers, the address. */
+  settle() {
+    const { k, T, runs, task, names, state } = this, { bits } = TASKS[state.task];
+    this.later();
+    const losses = runs.map((run) => run.losses(k)), [trained, deployed] = [0, 1].map((j) => losses.map((l) => l[j]));
+    const verdict = (pair) => {
+      const who = ahead(pair);
+      if (!who) return `both have loss ${number(pair[0])}`;
+      const [first, second] = who < 0 ? [0, 1] : [1, 0];
+      return `${names[first]} is ahead, ${number(pair[first])} against ${number(pair[second])}`;
+    };
+    const to = bits === 1 ? "−1 and +1" : `the ${2 ** bits} levels`;
+    const parts = [`After ${k} of ${T} steps, by the weights as trained, ${verdict(trained)}. Rounded to ${to}, ${verdict(deployed)}.`];
+    const turned = ahead(trained) * ahead(deployed) < 0;
+    if (turned) parts.push(element("strong", {}, " Rounding turns the order round."));
+    if (task.all) {
+      const place = runs.map((run) => task.all.place(run.rounded[k])), { total } = task.all;
+      const [one, other] = place.map((p) => (p === 1 ? "best" : `${ordinal(p)} best`));
+      parts.push(` Of all ${total} networks of such weights, ${place[0] === place[1] ? `both give the ${one}` : `${names[0]} gives the ${one}, ${names[1]} the ${other}`}.`);
+    }
+    this.says.replaceChildren(...parts);
+    this.root.dataset.turned = turned;
+
+    const what = { 1: "the curve of the loss", 2: "the plane of the two weights" }[TASKS[state.task].d] ?? (TASKS[state.task].hidden ? "the two moons with the network's boundary" : "ten weights as bars, with the signs that made the data");
+    runs.forEach((run, i) => {
+      const { latent, rounded, weights, note } = this.columns[i];
+      latent.picture.say(`${run.name}, weights as trained: ${what}; loss ${number(losses[i][0])}.`);
+      rounded.picture.say(`${run.name}, weights rounded: ${what}; loss ${number(losses[i][1])}.`);
+      const epsilon = run.epsilons[k], words = epsilon === null ? "" : ` Shaded: where a weight may be, ε = ${Number(epsilon.toPrecision(2))} now.`;
+      const flips = this.flips(run, k);
+      note.textContent = `${run.d === 1 ? "The weight" : `The ${run.d} weights`} of ${run.name}.${words} Last change of a rounding: ${flips === 0 ? "none" : `step ${flips}`}.`;
+      weights.say(`${note.textContent} Now ${[...run.at(k)].map(number).join(", ")}.`);
+    });
+    const line = "thin: as trained, thick: rounded";
+    this.lossesFigure.lastChild.textContent = `Loss on all points over time; ${line}${task.all ? "; dotted: the best of all networks" : ""}.`;
+    this.losses.say(`Loss over time of ${names[0]} and ${names[1]}, as trained and rounded.`);
+    this.placesFigure.lastChild.textContent = task.all ? `All ${task.all.total} networks by their loss; filled: where rounding lands, open: the loss as trained.` : "";
+    this.places.say(task.all ? `Histogram of the losses of all ${task.all.total} networks, and the places of ${names[0]} and ${names[1]} in it.` : "");
+    this.tabulate(losses);
+    if (this.full) this.publish(losses);
+    else this.link.href = this.root.dataset.playground + this.address();
+  }
+
+  /** The last step up to k at which a rounded weight changed; 0 where none did. */
+  flips(run, k) {
+    for (let s = k; s > 0; s--) {
+      const now = run.roundedAt(s), before = run.roundedAt(s - 1);
+      if (now.some((v, i) => v !== before[i])) return s;
+    }
+    return 0;
+  }
+
+  tabulate(losses) {
+    const { runs, k, task } = this, row = (head, values) => {
+      const tr = element("tr", {}, element("th", { scope: "row" }, head));
+      tr.append(...values.map((value) => element("td", {}, value)));
+      return tr;
+    };
+    const { hidden } = TASKS[this.state.task];
+    const named = (i) => (!hidden ? `w${i + 1}` : i < 2 * hidden ? `W${Math.floor(i / 2) + 1}${(i % 2) + 1}` : `a${i - 2 * hidden + 1}`);
+    const pair = (f) => runs.flatMap((run, i) => f(run, i));
+    const rows = [row("loss", pair((_, i) => losses[i].map((v) => v.toFixed(6))))];
+    if (task.all) rows.push(row(`place of ${task.all.total}`, pair((run) => ["", String(task.all.place(run.rounded[k]))])));
+    for (let i = 0; i < runs[0].d; i++) rows.push(row(named(i), pair((run) => [run.at(k)[i].toFixed(6), short(run.roundedAt(k)[i])])));
+    const head = element("thead", {}, element("tr", {}, element("th", { scope: "col" }, `step ${k}`),
+      ...pair((run) => ["as trained", "rounded"].map((word) => element("th", { scope: "col" }, `${run.name}, ${word}`)))));
+    this.data.replaceChildren(element("table", { class: "data" }, head, element("tbody", {}, ...rows)));
+  }
+
+  address() { return writeState({ ...this.state, k: this.k === this.T ? Infinity : this.k }); }
+
+  publish(losses) {
+    const { state, k, T } = this;
+    try { history.replaceState(null, "", this.address()); } catch { /* too often in a moment, for some browsers */ }
+    this.python.forEach(({ name, code, output }, i) => {
+      name.textContent = this.names[i];
+      code.textContent = program(this.names[i], state, k, T);
+      output.textContent = printed(losses[i]);
+    });
+    const chaotic = this.names.some((name) => /askew/i.test(name)) && state.alpha * state.lr > 1 && k > 40;
+    this.warning.textContent = "Paste into a notebook where the book's packages are installed." + (chaotic ? " α times step size is above 1: pushes overshoot, and rounding errors grow. From about step 40 on another machine may print another last digit, later another number; the rounded weights change hardly." : "");
+  }
+
+  // Motion ........................................................................................................
+
+  start() {
+    if (this.k >= this.T) this.show(0);
+    this.playing = true;
+    this.play.textContent = "Pause";
+    let before = null, part = 0;
+    const frame = (now) => {
+      if (!this.playing) return;
+      this.frame = requestAnimationFrame(frame);
+      const [speed, size] = this.calm.matches ? [STILLS_PER_SECOND, this.task.perEpoch > 1 ? this.task.perEpoch : 10] : [STEPS_PER_SECOND, 1];
+      part += before === null ? 0 : Math.min((now - before) / 1000, 0.5) * speed;
+      before = now;
+      if (part < 1) return;
+      this.show(this.k + size * Math.floor(part));
+      part %= 1;
+      if (this.k >= this.T) this.stop();
+    };
+    this.frame = requestAnimationFrame(frame);
+  }
+
+  stop() {
+    if (!this.playing) return;
+    this.playing = false;
+    this.play.textContent = "Play";
+    cancelAnimationFrame(this.frame);
+    this.draw();
+    this.settle();
+  }
+
+  watch() {
+    const repaint = () => {
+      this.colours = palette();
+      if (this.visible) this.draw();
+    };
+    this.visible = false;
+    new IntersectionObserver(([{ isIntersecting }]) => {
+      const came = isIntersecting && !this.visible;
+      this.visible = isIntersecting;
+      if (!isIntersecting) this.stop();
+      else if (came) repaint(), this.settle();
+    }, { rootMargin: "100px" }).observe(this.root);
+    document.addEventListener("visibilitychange", () => document.hidden && this.stop());
+    new MutationObserver(repaint).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    let width = 0;
+    new ResizeObserver(() => {
+      if (this.root.clientWidth !== width) repaint();
+      width = this.root.clientWidth;
+    }).observe(this.root);
+    if (this.full) addEventListener("hashchange", () => {
+      if (!location.hash.includes("=")) return;
+      this.change(readState(location.hash));
+      this.root.scrollIntoView();
+    });
+  }
+}
+
+/** Every trainer that has been read to its end; the page may still be loading. */
+export function startAll() {
+  for (const root of document.querySelectorAll(".trainer:not([data-ready])")) {
+    if (root.nextSibling || document.readyState !== "loading") root.trainer = new Trainer(root);
+  }
+}
+startAll();
+if (document.readyState === "loading") document.addEventListener("readystatechange", startAll, { once: true });

@@ -1,0 +1,97 @@
+"""What the tables of tuned methods say together: the accuracies at the end, and which method beats which.
+
+The numbers are of the runs on other seeds than those of the search: `tuned_subset`, `cifar` and `characters`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from .. import results
+from ..statistics import paired
+from .grid import FULL
+
+Scores = dict[str, dict[int, float]]  # method -> seed -> score, larger is better
+
+SCORES = {"rounded": "quantised_accuracy", "re-estimated": "reestimated_accuracy", "latent": "latent_accuracy"}
+ROUNDED = "re-estimated"  # what a search chooses by, and a recommendation speaks of
+
+
+def rows(name: str) -> list[dict]:
+    """Those of a table; none where it is not stored yet. Raises as `results.read`."""
+    return results.read(name) if (results.DATA / "results" / f"{name}.csv").exists() else []
+
+
+def finals(table: Sequence[Mapping], bits: int, column: str = SCORES[ROUNDED], precision: str | None = None) -> Scores:
+    """The score of each run after its last epoch, with the methods in the order of their means, the best first. Full
+    precision (its rows have bits 32) is scored by its latent weights, and stands in front. precision: of runs that are stored
+    in two; default: all but those in float32 beside a bfloat16 one of the same seed."""
+    last: dict[tuple, Mapping] = {}
+    for row in table:
+        if row["bits"] in (bits, FULL) and precision in (None, row.get("precision")):
+            place = row["method"], row["bits"], row["seed"]
+            other = last.get(place)
+            if other and other["precision"] != row["precision"] and row["precision"] == "float32":
+                continue
+            if not other or other["epoch"] < row["epoch"] or other.get("precision") != row.get("precision"):
+                last[place] = row
+    found: Scores = {}
+    for (method, b, seed), row in sorted(last.items(), key=lambda item: str(item[0])):
+        score = row["latent_accuracy" if b == FULL and "latent_accuracy" in row else column]
+        found.setdefault(method, {})[seed] = float(score)
+    full = [m for (m, b, _) in last if b == FULL]
+    return dict(sorted(found.items(), key=lambda item: (item[0] not in full, -_mean(item[1].values()))))
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return float(np.mean(values)) if values and np.isfinite(values).all() else -math.inf
+
+
+def searched(table: Sequence[Mapping], bits: int) -> dict[str, dict[str, dict[int, float]]]:
+    """Of a search: method -> setting -> seed -> score, the method with the best mean of a setting first; NaN where a run
+    diverged. Full precision is scored by its latent weights, the others rounded and re-estimated."""
+    column = SCORES["latent" if bits == FULL else ROUNDED]
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for row in table:
+        if row["bits"] == bits:
+            found.setdefault(row["method"], {}).setdefault(row["setting"], {})[row["seed"]] = float(row[column])
+    return dict(sorted(found.items(), key=lambda item: -max(_mean(x.values()) for x in item[1].values())))
+
+
+def best_setting(settings: Mapping[str, Mapping[int, float]]) -> tuple[str, float]:
+    """The setting with the best mean over its seeds, and that mean."""
+    means = {setting: _mean(scores.values()) for setting, scores in settings.items()}
+    best = max(means, key=means.get)
+    return best, means[best]
+
+
+def difference(scores: Scores, a: str, b: str) -> tuple[float, float, float]:
+    """Mean of a - b over the seeds that both have, with its 95 % interval (Student's t); NaN for fewer than two."""
+    common = sorted(set(scores[a]) & set(scores[b]))
+    if len(common) < 2:
+        return math.nan, math.nan, math.nan
+    return paired([scores[a][s] for s in common], [scores[b][s] for s in common])
+
+
+def probability(scores: Scores, a: str, b: str) -> float:
+    """That a's mean over all seeds is above b's: the one-sided level of the paired t statistic, which is also the posterior
+    probability under a flat prior. NaN for fewer than two common seeds."""
+    common = sorted(set(scores[a]) & set(scores[b]))
+    x = np.array([scores[a][s] - scores[b][s] for s in common])
+    if len(x) < 2 or not np.isfinite(x).all():
+        return math.nan
+    error = x.std(ddof=1) / math.sqrt(len(x))
+    if error == 0:
+        return 0.5 if x.mean() == 0 else float(x.mean() > 0)
+    return float(stats.t.cdf(x.mean() / error, len(x) - 1))
+
+
+def undecided(scores: Scores, methods: Sequence[str]) -> list[str]:
+    """Of the methods, best first: the best and all whose difference to it the seeds do not tell from 0 (95 %)."""
+    best, *others = methods
+    return [best, *(m for m in others if not difference(scores, best, m)[1] > 0)]

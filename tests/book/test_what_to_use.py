@@ -1,0 +1,48 @@
+"""What the page on which method to use says in words, against the stored tables."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from study import results
+from study.vision import comparison, grid, sweep
+from study.vision.grid import METHODS, PROFILES
+
+PAGE = (Path(__file__).resolve().parents[2] / "notebooks" / "14_what_to_use.md").read_text(encoding="utf-8")
+FOUND = comparison.searched(results.read("tuning"), 1)
+TOP = {name: 100 * comparison.best_setting(settings)[1] for name, settings in FOUND.items()}
+
+
+def test_the_first_seven_and_the_spread_of_settings():
+    assert list(FOUND)[:3] == ["BinaryRelax", "PARQ", "BinaryConnect, deterministic"]
+    assert set(list(FOUND)[3:7]) == {"Modified ASkewSGD", "LSQ", "ASkewSGD", "Straight-through"}
+    seven = list(TOP.values())[:7]
+    assert seven[0] - seven[2] < 3 and seven[3] - seven[6] < 3, "neither order is decided"
+    assert seven[6] - list(TOP.values())[7] > 5, "all others are far behind"
+    settings = [100 * np.mean(list(x.values())) for x in FOUND["BinaryConnect, deterministic"].values()]
+    assert round(np.ptp(settings)) == 9 and round(seven[0] - seven[6]) == 7
+
+
+def test_coin_tosses_cost_ten_points():
+    assert 10 <= TOP["BinaryConnect, deterministic"] - TOP["BinaryConnect"] < 11.5
+
+
+def test_with_four_bits_the_method_matters_less():
+    stored = sweep.stored(PROFILES["subset"])
+    ends = {
+        bits: sorted(
+            grid.at_end(stored, grid.cell(m, bits), "reestimated_accuracy").mean()
+            for m in METHODS
+            if m != "Full precision"
+        )
+        for bits in (1, 4)
+    }
+    assert len(ends[4]) == 6 and ends[4][-1] - ends[4][-4] < 6
+    assert 29 < ends[1][-1] - ends[1][0] < 32
+
+
+def test_the_page_is_short():
+    prose = re.sub(r"```.*?```", "", PAGE, flags=re.S)
+    tables = " ".join(re.findall(r'"([^"\n]*)"', PAGE))
+    assert len(prose.split()) + len(tables.split()) < 1200
