@@ -23,7 +23,6 @@ class _Optimizer(torch.optim.Optimizer):
     step of a group's parameters that have a gradient."""
 
     def add_param_group(self, param_group: dict) -> None:
-        """As in torch; raises ValueError where a setting is outside its range."""
         super().add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])
@@ -33,7 +32,6 @@ class _Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step; returns the closure's loss where a closure is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -61,22 +59,22 @@ class BAMSProd(_Optimizer):
         eta_t = lr / sqrt(t)                                (*) sqrt_decay=False: lr, to be scheduled from outside
 
     (*) w is latent and its rounding the caller's: taken literally no sign of alpha sign(w) changes before one step exceeds
-    alpha. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H): it grows without end, needs the weights to come,
-    contains the bounds through H, and has not the units of v. Here mean(v^) is the squared Lipschitz factor as measured, and
-    rho_t the mean over w_1 .. w_t of ||w - alpha* sign(w)|| / ||w||, alpha* = mean |w|. `least_error` keeps c_t away from 0.
+    alpha. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H), which grows without end, needs weights to come and
+    has not the units of v. Here mean(v^) is the squared Lipschitz factor as measured, and rho_t the mean over w_1 .. w_t of
+    ||w - alpha* sign(w)|| / ||w||, alpha* = mean |w|. `least_error` keeps c_t away from 0.
 
     lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1; Theorem 4 needs neither lower(t) nor t upper(t) to
-    decrease, and the default, AdaBound's pair, complies. With lower = upper = 1 the method is SGD with an averaged gradient
-    and step eta_t / sqrt(c_t). With target (lr / a)^2, eps = 0 and lower and upper the squares of gamma t / (gamma t + 1) and
-    its inverse it is AMSBound with final step a. Groups with quantize=False are AMSGrad without bias correction.
+    decrease, and the default, AdaBound's pair, complies. lower = upper = 1: SGD with an averaged gradient and step
+    eta_t / sqrt(c_t). target = (lr / a)^2, eps = 0, lower and upper the squares of gamma t / (gamma t + 1) and its inverse:
+    AMSBound with final step a. Groups with quantize=False are AMSGrad without bias correction.
 
     Units: lr has those of a weight, eps of a gradient, target of its square. lower, upper: callables of t, or numbers; they do
     not travel in the state_dict; all else may differ between groups. ensemble: the first dimension of every parameter counts
-    independent runs, each with bounds of its own. state[p] has "step", "exp_avg" (m), "exp_avg_sq" (v), "max_exp_avg_sq" (v^),
-    and a number per run: "error" (rho), "target" (c).
+    independent runs, each with bounds of its own. state[p] has m, v and v^ under torch's names for AMSGrad, and a number per
+    run: "error" (rho), "target" (c).
 
-    Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails; RuntimeError for
-    sparse gradients. A gradient that is not finite spoils its own weight and, where the bounds are measured, its tensor.
+    Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails. A gradient that is
+    not finite spoils its own weight and, where the bounds are measured, its tensor.
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> base = BAMSProd([w], lr=0.5, betas=(0.0, 0.0), target=4.0, lower=1.0, upper=1.0, eps=0.0)
     >>> w.grad = torch.tensor([1.0, -2.0])
@@ -208,9 +206,8 @@ class Bop(_Optimizer):
         w_t = -w_(t-1) where |m_t| > tau and sign(m_t) = sign(w_(t-1))      Algorithm 2; (6) prints >=
 
     lr: gamma, the adaptivity rate, under the name that torch's schedulers decay. threshold: tau, in units of the gradient.
-    The defaults are those of the paper's experiments. A weight only changes its sign: start from weights on the levels. Other
-    parameters need an optimizer of their own (the paper: Adam). Raises ValueError for values outside their range, a group
-    with quantize=False and weights that are 0; RuntimeError for sparse gradients.
+    Defaults: the paper's experiments. A weight only changes its sign: start from weights on the levels. Other parameters need
+    an optimizer of their own. Raises ValueError for values outside their range, quantize=False and weights that are 0.
     >>> w = nn.Parameter(torch.tensor([1.0, -1.0]))
     >>> optimizer = Bop([w], lr=1.0, threshold=0.5)
     >>> w.grad = torch.tensor([1.0, -0.25])  # the second is below the threshold

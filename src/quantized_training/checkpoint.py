@@ -60,8 +60,7 @@ class _Checkpoints(torch.optim.Optimizer):
     """The part of `QuantizedOptimizer` that writes and reads its state."""
 
     def state_dict(self) -> dict:
-        """Everything a resumed run needs, in torch's own shape: `state` by the parameters' numbers (the base's, and the
-        latent weights and multipliers), `param_groups` of plain numbers, which also carry the method's own state."""
+        """Everything a resumed run needs, in torch's own shape; see the head of `quantized_training.checkpoint`."""
         self._refuse_in_view("state_dict()")
         _hooked(self._optimizer_state_dict_pre_hooks, self)
         params = [p for group in self.param_groups for p in group["params"]]
@@ -103,8 +102,7 @@ class _Checkpoints(torch.optim.Optimizer):
         _hooked(self._optimizer_load_state_dict_post_hooks, self)
 
     def _checked(self, found: dict) -> tuple[dict, list[dict], dict, dict]:
-        """The method's state, the groups, the base's and the method's entries of the parameters (copies); ValueError where
-        they are not those of this optimizer."""
+        """(method's state, groups, base's entries, method's entries), copied; ValueError where they are another optimizer's."""
         own, here, kind = self.method, self.param_groups, type(self.method).__name__
         sizes = [[len(g["params"]) for g in groups] for groups in (found["param_groups"], here)]
         if sizes[0] != sizes[1]:

@@ -4,9 +4,8 @@ A weight is feasible when its constraint is >= 0. Both functions are evaluated i
 
     phi = (|u| - e)(|u| + e) inside a gap,    psi_(s^2) = phi_s (2 s - phi_s),
 
-with u the distance to the gap's midpoint and e the half-width of the infeasible middle. The form printed in the paper
-subtracts nearly equal numbers when eps is close to its largest legal value (the first steps of the annealing): in float32
-a weight closer than 2e-4 to the midpoint then looks infeasible and is stuck there.
+with u the distance to the gap's midpoint and e the half-width of the infeasible middle. The printed form subtracts nearly
+equal numbers near eps's largest legal value: in float32 a weight within 2e-4 of the midpoint then looks infeasible, and stays.
 """
 
 import math
@@ -80,12 +79,9 @@ class Constraint:
         return self.name.upper()  # in a pickle: the constant of this module
 
     def push(self, w: Tensor, levels: Levels, epsilon: float) -> Tensor:
-        """-g / g' of infeasible weights, which points to their feasible interval, and 0 for the others: w's shape.
-
-        +inf at a midpoint; on an edge a rounding error of the right sign. Comparisons are slow on a processor, hence the
-        clamps. The push of phi is half of e^2/u - u in a gap and the distance to the edge beyond the hull; that of psi is that
-        of phi_s times (1 + s / (s - phi_s)) / 2.
-        """
+        """-g / g' of infeasible weights, which points to their feasible interval, and 0 for the others: w's shape. +inf at a
+        midpoint; on an edge a rounding error of the right sign. Comparisons are slow on a processor, hence the clamps. phi's is
+        half of e^2/u - u in a gap, the distance to the edge beyond the hull; psi's that times (1 + s / (s - phi_s)) / 2."""
         s, ulp = self.band(epsilon), torch.finfo(w.dtype).eps
         squares = [(gap * gap / 4 - s) * (1 + ulp) for gap in levels.gaps]  # e^2, and an edge is an ulp wide
         squares = [e2 if e2 > 0 else -1.0 for e2 in squares]  # intervals that touch leave their gap unconstrained
@@ -110,8 +106,7 @@ class Constraint:
         return self.cap(min(levels.gaps))
 
     def check_epsilon(self, epsilon: float, levels: Levels, merged: bool = False, when: str = "") -> float:
-        """Return epsilon, or raise ValueError saying what is allowed; `merged` lets neighbouring intervals touch.
-        when: words in front, e.g. at which index of a schedule."""
+        """Return epsilon, or raise ValueError saying what is allowed, after the words `when`; `merged` lets intervals touch."""
         largest = self.largest_epsilon(levels)
         if not (epsilon > 0 and math.isfinite(epsilon)):
             raise ValueError(f"{when}epsilon={epsilon}: it must be positive; allowed is 0 < epsilon < {largest:g}")

@@ -31,9 +31,8 @@ def finish(
     The copy is an ordinary module, in evaluation mode and without gradients. Scaled layers become ordinary ones with levels
     times scales as weights; shared weights stay shared. `quantization` of the copy: parameters' names -> (levels, scale or None).
 
-    batches: for `reestimate_batch_norm`. forward(copy, batch): what is done with one, by default copy(batch), or
-    copy(batch[0]) of a tuple or list. latent: a state_dict of the model with latent weights (their average) to be rounded in
-    place of the optimizer's. README shows early stopping and averages.
+    batches, forward(copy, batch): for `reestimate_batch_norm`. latent: a state_dict of the model with latent weights (their
+    average) to be rounded in place of the optimizer's. README shows early stopping and averages.
 
     Raises ValueError where no quantised parameter is the model's, or a scaled layer has another parametrisation, too;
     FloatingPointError where a weight is not finite; RuntimeError inside a view and where `latent` is of another model.
@@ -81,10 +80,9 @@ def finish(
 def export(finished: nn.Module, path: str | Path, example: tuple | None = None, dynamic_shapes: object = None) -> None:
     """Write what `finish` returned; the path's ending says how. Weights that layers share are stored once.
 
-    .qt: 1, 2 or 4 bits per weight, for `packing.load`. .pt: the state_dict. .safetensors: for its load_model. .pt2: for
-    torch.export.load. .onnx. The last two are made with `example`, a tuple of inputs whose sizes are fixed but for
-    `dynamic_shapes`, as in torch.export. Raises ImportError that says what to install, ValueError for another ending, a
-    missing example and another module. The file is whole or not there.
+    .qt: 1, 2 or 4 bits per weight, for `packing.load`. .pt: the state_dict. .safetensors: for its load_model. .pt2, .onnx: made
+    with `example`, a tuple of inputs whose sizes are fixed but for `dynamic_shapes`, as in torch.export. Raises ImportError
+    that says what to install, ValueError for another ending, a missing example and another module. Whole or not there.
     >>> model, path = nn.Linear(3, 2), tempfile.mkdtemp() + "/model.pt2"
     >>> finished = finish(model, QuantizedOptimizer(torch.optim.SGD(groups(model)), ASkew(Levels.binary())))
     >>> export(finished, path, example=(torch.ones(1, 3),))

@@ -74,16 +74,15 @@ def groups(
 
     quantize: "all" (the weights of all layers), "all but first and last" (in the order in which the model names them), or
     "3x3 only" (3 x 3 convolutions but the first and last layer, as in the ImageNet code of ASkewSGD's authors). Biases, learned
-    scales and normalisation are never quantised. A table of nn.Embedding is where a linear layer shares it or `scale_layers`
-    scaled it, and with embeddings=True (except under "3x3 only").
+    scales and normalisation are never quantised; embeddings where a linear layer shares the table or `scale_layers` scaled it,
+    and with embeddings=True (except under "3x3 only").
 
     levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
-    `levels` times `least_squares_scale` of its weights as they are now. The constants of a method (epsilon, clip, dual_max, the
-    regulariser's strength) then have to fit every layer's gap; `scale_layers` avoids that.
+    `levels` times `least_squares_scale` of its weights as they are now; a method's constants (epsilon, clip, dual_max,
+    strength) then have to fit every layer's gap, which `scale_layers` avoids.
 
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError where nothing
-    is left to quantise, for scaled=True without levels, and for weights that cannot be put on levels: under weight_norm and
-    its like; embeddings with sparse gradients, max_norm, or zeros where 0 is no level.
+    is left to quantise, for scaled=True without levels, and for weights that cannot be put on levels.
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     >>> [(g["kind"], g["quantize"]) for g in groups(model)]
     [('first layer', True), ('last layer', True), ('biases', False), ('normalisation', False)]
@@ -128,17 +127,16 @@ def scale_layers(
     """Scaled levels, written as a scaled layer: each layer that `groups` would quantise uses s v as its weight, v = w / s.
 
     per: "layer", or "channel" for an s for each output channel (row of an embedding): the `least_squares_scale` of its weights.
-    The network computes what it did before, all layers share one codebook, and one epsilon or clip means the same in each.
-    The gradient that arrives at v is that in w divided by s (the chain rule would multiply): so a step of SGD on v, with
-    momentum and weight decay, moves w exactly as the step on w would.
+    The network computes what it did before, and one codebook, epsilon or clip means the same in all layers. The gradient at v
+    is that in w divided by s (the chain rule would multiply), so that SGD on v moves w exactly as SGD on w would.
 
-    learned: s is a parameter too (group "scales"), with the gradient scale of LSQ (Esser et al., 2020, section 2.2): the
-    gradient in s is sum_i g_i v_i / sqrt(n Q), with g that in w, n the number of weights that share s and Q the largest level.
-    LSQ's own (3) has v_i less the latent one inside the hull: there a step of s keeps s v, here v and with it the rounding.
+    learned: s is a parameter too (group "scales"). Its gradient is sum_i g_i v_i / sqrt(n Q), with g that in w, n the number of
+    weights that share s and Q the largest level: the gradient scale of LSQ (Esser et al., 2020, section 2.2), whose own (3) has
+    v_i less the latent one inside the hull. There a step of s keeps s v, here v and with it the rounding.
 
-    Returns the factors by the layers' names (the first where layers share a weight), for channels as tensors. Make the groups
-    afterwards, with scaled=False. Raises ValueError as `groups` does, for a layer that is scaled already, and for a weight
-    shared with a module that is no such layer; then nothing is changed.
+    Returns the factors by the layers' names (the first where layers share a weight). Make the groups afterwards, with
+    scaled=False. ValueError, before any change, as in `groups`, for a layer that is scaled already, and for a weight shared
+    with a module that is no such layer.
     >>> model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(1, 8)
     >>> before, factors = model(x), scale_layers(model, Levels.binary())
     >>> sorted(factors), torch.allclose(model(x), before)

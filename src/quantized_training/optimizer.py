@@ -31,11 +31,10 @@ class QuantizedOptimizer(_Checkpoints):
     weight (float32 for half-precision parameters), or its rounding (BinaryConnect, straight-through). Weight decay of the base
     passes through the method where that has a constraint; ValueError where the base decays past it.
 
-    step() is a transaction: whatever is raised in it (Ctrl-C, the base, no memory), weights, latent weights, multipliers and
-    gradients are as before the step or as after it, and training can go on; only the base's own state (momentum) may have
-    advanced. It raises FloatingPointError where a gradient or a new weight is not finite, RuntimeError inside a view and where
-    a parameter was overwritten by somebody else (`adopt` accepts that; a change through `p.data`, which torch does not count,
-    is lost), and, like the constructor, TypeError or ValueError where the method cannot work with a group.
+    step() is a transaction: whatever is raised in it (Ctrl-C, the base, no memory), all is as before the step or as after it,
+    and training can go on; only the base's own state (momentum) may have advanced. It raises FloatingPointError where a gradient
+    or a new weight is not finite, RuntimeError inside a view and where a parameter was overwritten (`adopt` accepts that; a
+    change through `p.data` is lost), and, like the constructor, TypeError or ValueError where the method cannot take a group.
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))
     >>> (w - 0.5).square().sum().backward()  # at the signs
@@ -186,8 +185,8 @@ class QuantizedOptimizer(_Checkpoints):
 
     @torch.no_grad()
     def switch(self, method: Method) -> None:
-        """Go on with another method from the latent weights as they are. Groups that have the old method's levels get the
-        new one's. Raises as the constructor, before anything changes."""
+        """Go on with another method from the latent weights; groups with the old method's levels get the new one's. Raises as
+        the constructor, before anything changes."""
         self._refuse_in_view("switch()")
         _instance("method", method, Method, "a Method object, e.g. BinaryConnect(levels)")
         self._follow()
@@ -282,9 +281,8 @@ class QuantizedOptimizer(_Checkpoints):
             )
 
     def quantized(self):
-        """Context in which every quantised parameter lies exactly on its levels: the latent weights, rounded; of parameters
-        that were overwritten since the last step what they hold, rounded. A quick look, only for reading: a state_dict that is
-        kept changes back at the end, `finish` returns a copy."""
+        """Context in which every quantised parameter lies exactly on its levels: its latent weights, or what was written over
+        it since the last step, rounded. For reading only: a state_dict changes back at the end, `finish` returns a copy."""
         return self._show("quantized", lambda latent, group: group["levels"].nearest(latent))
 
     def latent(self):
@@ -292,8 +290,7 @@ class QuantizedOptimizer(_Checkpoints):
         return self._show("latent", lambda latent, group: latent)
 
     def progress(self, most: int = 2**15) -> Progress:
-        """How far the latent weights have come. most: a larger group is judged by that many of its weights, the same at each
-        call, which costs about as much as a step of so few. RuntimeError inside `quantized()` and `latent()`."""
+        """How far the latent weights have come. most: a larger group is judged by that many of its weights, always the same."""
         self._refuse_in_view("progress()")
         self._follow()
         return Progress.of(self, most)

@@ -1,8 +1,7 @@
 """Quantised weights as they are stored: 1, 2 or 4 bits each, in memory and in a file.
 
-A file is 8 bytes that name the format, the SHA-256 of what follows, and what torch.save made of `entries` and of `data`, the
-bytes of all tensors one after the other. An entry has a tensor's name, shape, type, number of bytes and, where it is packed,
-levels and scale; a tensor that has another name already has that as `same` and no bytes.
+A file is 8 bytes that name the format, the SHA-256 of what follows, and what torch.save made of `entries` (see `contents`) and
+of `data`, the bytes of all tensors one after the other.
 """
 
 import hashlib
@@ -33,8 +32,7 @@ def bits(levels: Levels) -> int:
 def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | None = None) -> Tensor:
     """Weights that lie on the levels, as uint8 of shape (ceil(n * bits / 8),): the first weight in the lowest bits.
 
-    scale: the weights lie on the levels times it, multiplied in its own precision; its shape broadcasts. Raises ValueError,
-    with the name, where a weight lies on no level.
+    scale: the weights lie on the levels times it, in its precision; it broadcasts. ValueError where one lies on no level.
     >>> pack(torch.tensor([1.0, -1.0, 1.0]), Levels.binary()).tolist() == [0b101]
     True
     """
@@ -90,8 +88,7 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
     """Write parameters and buffers of a model to one file, quantised ones packed; returns its size in bytes.
 
     model: what `finish` returned; or any, with the optimizer's parameter groups, inside `with optimizer.quantized():`. Raises
-    ValueError, with the parameter's name, where a weight lies on no level, and where a quantised group has no levels or
-    parameters that are not the model's; then nothing is written.
+    ValueError, and writes nothing, where a weight lies on no level or a quantised group has no levels or foreign parameters.
     >>> model, path = nn.Linear(1024, 64, bias=False), tempfile.mkdtemp() + "/model.qt"
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters()), BinaryConnect(Levels.binary()))
     >>> size = packing.save(path, finish(model, optimizer))
@@ -159,9 +156,7 @@ def contents(path: str | Path) -> list[dict]:
 
 
 def load(path: str | Path) -> dict[str, Tensor]:
-    """The state_dict of the model that `save` wrote, exactly as it was: `model.load_state_dict(packing.load(path))`.
-
-    Raises ValueError as `contents`.
+    """The state_dict that `save` wrote, exactly, for `model.load_state_dict(packing.load(path))`; raises as `contents`.
     >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
     >>> size = save(path, model, groups=[])
     >>> torch.equal(load(path)["weight"], model.weight)

@@ -16,10 +16,9 @@ from .methods.base import _local
 class Progress:
     """What `QuantizedOptimizer.progress` says of the latent weights; `groups` has the same for each quantised group.
 
-    on_level: share of the weights on a level. distance: mean distance to the nearest level in halves of the gap around the
-    weight: 0 on a level, 1 at a midpoint. changed: share whose nearest level is another than at the last call, NaN at the
-    first. infeasible: share that violates the constraint by more than rounding errors; epsilon: the largest tolerance in
-    force; both are NaN for methods without a constraint.
+    on_level: share of the weights on a level. distance: mean distance to the nearest level, in halves of the gap around the
+    weight. changed: share whose nearest level is another than at the last call, NaN at the first. infeasible: share that breaks
+    the constraint by more than rounding errors; epsilon: the largest tolerance; both NaN for methods without a constraint.
     >>> w = nn.Parameter(torch.tensor([-1.0, 0.0, 0.75, 1.5]))
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), ASkew(Levels.binary(), PHI, epsilon=0.75))
     >>> print(optimizer.progress())

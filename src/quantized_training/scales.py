@@ -14,9 +14,8 @@ STARTS = 500
 def least_squares_scale(w: Tensor, levels: Levels) -> float:
     """The factor s > 0 for which the levels times s are closest to the weights: min_s sum_i min_q (w_i - s q)^2.
 
-    For {-1, +1} that is the mean of |w| (Rastegari et al., 2016). In general from many s at once: round to the levels times s,
-    take the s that fits this rounding best, until nothing changes; the best of all is taken. Raises ValueError for weights
-    that are all zero or not finite, and where no multiple of the levels is closer to them than zero.
+    For {-1, +1} the mean of |w| (Rastegari et al., 2016), else the best of many s, each alternating between the rounding to s
+    times the levels and its best fit. ValueError for weights that are all zero or not finite, or nearer to 0 than to any such.
     >>> least_squares_scale(torch.tensor([-0.5, 0.25, 0.75]), Levels.binary())  # the mean of |w|
     0.5
     """
@@ -31,9 +30,7 @@ def least_squares_scale(w: Tensor, levels: Levels) -> float:
 
 
 def channel_scales(w: Tensor, levels: Levels) -> Tensor:
-    """`least_squares_scale` of each output channel w[i], in double; a channel that has none takes that of all weights.
-
-    Raises ValueError as `least_squares_scale` does for all of w.
+    """`least_squares_scale` of each output channel w[i], in double; where it has none, and for what is raised, that of all w.
     >>> channel_scales(torch.tensor([[-0.5, 0.5, 1.25], [0.0, 0.0, 0.0]]), Levels.binary()).tolist()
     [0.75, 0.375]
     """

@@ -46,10 +46,8 @@ def _raise_where_not_finite(tensors: Iterator[Tensor], sums: list[Tensor], what:
     if sums and not _whole(torch.stack([s.float() for s in sums])).isfinite().all():
         for t in tensors:
             if count := int(_whole((~t.isfinite()).sum())):
-                where = (
-                    f"the {what} of a parameter of shape {tuple(t.shape)} has {count} entries that are NaN or infinite"
-                )
-                raise FloatingPointError(f"{where}; no parameter was changed (lower the learning rate?)")
+                where = f"{what} of a parameter of shape {tuple(t.shape)} has {count} entries that are NaN or infinite"
+                raise FloatingPointError(f"the {where}; no parameter was changed (lower the learning rate?)")
 
 
 class _Part:

@@ -25,10 +25,9 @@ def skewed_velocity(
 ) -> Tensor:
     """The velocity closest to -grad among those that (20) allows, weight by weight; same shape as `grad`.
 
-    With g the constraint: -grad where g > 0; else max(-grad, rho) where g' > 0 and min(-grad, -rho) where g' < 0,
-    rho = alpha |g| / |g'| being the push towards the feasible interval, clipped at `clip`. This is the rule printed below (21)
-    without its "> 0", which would freeze a weight exactly on an edge even when its gradient points into the feasible set. At
-    a midpoint, where g' = 0, it is -grad if g = 0, too; if g < 0, (20) is empty and the push goes right with size `clip`.
+    With g the constraint: -grad where g > 0; else max(-grad, rho) where g' > 0 and min(-grad, -rho) where g' < 0, with the push
+    rho = alpha |g| / |g'|, clipped at `clip`. This is the rule printed below (21) without its "> 0", which would freeze a weight
+    exactly on an edge. At a midpoint (g' = 0) it is -grad if g = 0; if g < 0, (20) is empty and the push goes right, by `clip`.
 
     clip_velocity: clip the whole velocity as well, the paper's reading; it biases stochastic gradients beyond `clip`.
     >>> w = torch.tensor([0.25, 0.75])  # the first infeasible: pushed up against its gradient; the second free

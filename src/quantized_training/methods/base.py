@@ -49,8 +49,7 @@ class Method:
     plan: Schedule | None = None
     #: True where `forward_point` is the latent weight itself, so that no second copy of the weights is needed.
     forward_is_latent = True
-    #: True where every slot treats each weight by itself and leaves `state` alone: then it may be given any part of a
-    #: parameter's weights (a piece that fits in the cache, the shard on this process), or several parameters end to end.
+    #: True where every slot treats each weight by itself and leaves `state` alone: see `in_pieces`.
     elementwise = False
     #: True where the slots only add to `state` what is missing, and `late_changes` says what becomes of it. Otherwise they work
     #: on a copy of it, which the optimizer takes when the step has succeeded.
@@ -102,7 +101,8 @@ class Method:
 
     @property
     def in_pieces(self) -> bool:
-        """Whether the method may be given a part of a parameter's weights, or several parameters end to end."""
+        """Whether the method may be given a part of a parameter's weights (what fits in the cache, the shard on this process),
+        or several parameters end to end."""
         return self.elementwise
 
     def tolerance(self, levels: Levels) -> float:

@@ -29,7 +29,7 @@ class DebiasedBinaryConnect(BinaryConnect):
     tensor([0.6667, 1.2500])
     """
 
-    in_pieces = False  # `descent` needs what `forward_point` drew for the same weights
+    in_pieces = keeps_state = False  # `descent` needs what `forward_point` last drew for the whole parameter
 
     def __init__(
         self, levels: Levels, delta: float = 0.02, seed: int = 0, uniform: Callable[[Tensor], Tensor] | None = None
@@ -58,8 +58,9 @@ class DebiasedBinaryConnect(BinaryConnect):
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         return self._clipped(w, levels)
 
+    def state_shape(self, name: str, levels: Levels, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        return shape if name == "upper" else None
+
     def check(self, levels: Levels, lr: float) -> None:
         if len(levels.values) != 2:
-            raise ValueError(
-                f"levels {levels.values}: debiased BinaryConnect needs two; at an inner one the mean loss has a kink"
-            )
+            raise ValueError(f"levels {levels.values}: this method needs two; at an inner one the mean loss has a kink")

@@ -16,11 +16,10 @@ class SGDA(Method):
 
     f_1 = eps - (q_1 - w),  f_j = eps - (q_(j-1) - w)(w - q_j) for j = 2..K,  f_(K+1) = eps - (w - q_K); their minimum is phi.
 
-    epsilon: tolerance, fixed during training; None for half its largest legal value, that of each parameter group's own
-    levels. dual_lr: the dual step eta_lambda. dual_max: every multiplier is projected on [0, dual_max] (the paper names no
-    value). The defaults are chosen by a rule from the maps of Tasks I and II (the book's page "Sensitivity"). Both steps use
-    the same iterate (w, lambda), as Algorithm 2 prints. The multipliers of a parameter of shape s are `state["dual"]`, shape
-    (K + 1, *s), from zero. Raises ValueError for values outside their range.
+    epsilon: tolerance, fixed during training; None for half its largest legal value, that of each group's own levels. dual_lr:
+    the dual step eta_lambda. dual_max: the box [0, dual_max] of the multipliers (the paper names none). The defaults follow a
+    rule from the maps of Tasks I and II (the book's page "Sensitivity"). Both steps use the same (w, lambda), as Algorithm 2
+    prints. Multipliers of a parameter of shape s: `state["dual"]`, shape (K + 1, *s), from zero. ValueError for bad values.
     >>> method, w, state = SGDA(Levels.binary(), epsilon=0.5, dual_lr=0.5), torch.tensor([0.25]), {}
     >>> multiplier = [value.item() for _, value in method.late_changes(w, method.levels, state)][-1]  # of the gap
     >>> multiplier, method.descent(torch.zeros(1), w, method.levels, {"dual": torch.tensor([[0.0], [multiplier], [0.0]])})
