@@ -1,8 +1,5 @@
-"""Adaptive optimizers that torch does not ship: BAMSProd (Liu et al., 2020) and Bop (Helwegen et al., 2019).
-
-Ordinary torch optimizers, to be used alone or as the base of `QuantizedOptimizer`. AMSBound (Luo et al., 2019) without its
-bias correction is a setting of BAMSProd.
-"""
+"""Adaptive optimizers that torch does not ship, to be used alone or as the base of `QuantizedOptimizer`: BAMSProd (Liu et al.,
+2020), of which AMSBound (Luo et al., 2019) without bias correction is a setting, and Bop (Helwegen et al., 2019)."""
 
 import math
 from collections.abc import Callable, Sequence

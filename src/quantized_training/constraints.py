@@ -19,8 +19,7 @@ from .levels import Levels, _on
 
 
 def _geometry(w: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
-    """Per weight: u = w - midpoint of its gap, h = half of that gap (beyond the hull: of the nearest), and beyond = signed
-    distance past the outer levels, 0 on the hull."""
+    """Per weight (u, h, beyond): w - midpoint of its (the nearest) gap, half of that gap, signed distance past the hull."""
     low, high = levels.hull
     beyond = w - w.clamp(low, high)
     if len(levels.values) == 2:
@@ -119,8 +118,7 @@ class Constraint:
         return epsilon
 
     def feasible_intervals(self, levels: Levels, epsilon: float) -> list[tuple[float, float]]:
-        """The feasible set {w : constraint >= 0} as disjoint closed intervals: one per level while epsilon is below
-        `largest_epsilon`; intervals that touch or overlap are merged."""
+        """The feasible set {w : constraint >= 0} as disjoint closed intervals, those that touch merged."""
         band = self.band(self.check_epsilon(epsilon, levels, merged=True))
         edges = [levels.values[0] - band]
         for midpoint, gap in zip(levels.midpoints, levels.gaps, strict=True):

@@ -28,8 +28,7 @@ def _weight(module: nn.Module) -> Tensor:
 
 
 def _kinds(model: nn.Module, embeddings: bool) -> tuple[dict[str, str], dict[str, str]]:
-    """What each layer is that has weights to quantise, and each parameter: name -> kind. A weight that two layers share is
-    what the first of them is."""
+    """name -> kind of the layers with weights to quantise, and of all parameters; a shared weight is of its first layer's."""
     layers = {}
     for name, module in _layers(model).items():
         size = getattr(module, "kernel_size", None)
@@ -178,9 +177,8 @@ def reestimate_batch_norm(
 ) -> None:
     """Replace the running statistics of every batch normalisation by their plain averages over the batches.
 
-    Rounding changes what a layer puts out. Everything else in the model is left as it is and runs in evaluation mode.
-    forward: what is done with a batch, by default model(batch), or model(batch[0]) of a tuple or list. Raises ValueError where
-    there is no batch; whatever is raised, the statistics are those of before.
+    All else in the model stays as it is and runs in evaluation mode. forward: what is done with a batch, by default
+    model(batch), or model(batch[0]) of a tuple or list. Whatever is raised (ValueError for no batch), nothing has changed.
     >>> norm = nn.BatchNorm1d(1)
     >>> reestimate_batch_norm(norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
     >>> norm.running_mean.item()

@@ -88,8 +88,7 @@ class Levels:
         return self.values[0], self.values[-1]
 
     def tensor(self, like: Tensor) -> Tensor:
-        """The levels as a tensor of shape (K,) with the dtype and device of `like`. Raises ValueError where that dtype cannot
-        tell them apart, TypeError where it is no floating-point one."""
+        """The levels, shape (K,), as `like`; ValueError where its dtype cannot tell them apart, TypeError for integers."""
         return self._on("like", like).clone()
 
     def _on(self, name: str, w: Tensor) -> Tensor:
@@ -100,9 +99,7 @@ class Levels:
         ValueError for n < 1 and for more than 2^22 vectors."""
         k = len(self.values)
         if n < 1 or n * math.log2(k) > 22:
-            raise ValueError(
-                f"n={n}: {k}^{n} vectors are too many, or there must be a weight; allowed is n >= 1 with K^n <= 2^22"
-            )
+            raise ValueError(f"n={n}: {k}^{n} vectors are too many or none; allowed is n >= 1 with K^n <= 2^22")
         return torch.cartesian_prod(*[torch.tensor(self.values, dtype=dtype)] * n).view(-1, n)
 
     def cell(self, w: Tensor) -> Tensor:

@@ -28,8 +28,7 @@ class QuantizedOptimizer(_Checkpoints):
     Parameter groups of `base` may carry `quantize` (default True; False for biases, normalisation, a last layer) and
     `levels` (default: the method's); both may change between steps. The groups are shared with `base`, so learning-rate
     schedulers work on either. Between steps a parameter holds the point at which the method takes the gradient: the latent
-    weight (float32 for half-precision parameters), or its rounding (BinaryConnect, straight-through). Weight decay of the base
-    passes through the method where that has a constraint; ValueError where the base decays past it.
+    weight (kept in float32 for half precision), or its rounding. Weight decay passes through a method with a constraint.
 
     step() is a transaction: whatever is raised in it (Ctrl-C, the base, no memory), all is as before the step or as after it,
     and training can go on; only the base's own state (momentum) may have advanced. It raises FloatingPointError where a gradient
@@ -175,8 +174,7 @@ class QuantizedOptimizer(_Checkpoints):
 
     @torch.no_grad()
     def adopt(self) -> None:
-        """Go on from the parameters as they are (loaded, averaged, edited): latent weights become what they hold, and the
-        method's own state (multipliers) starts anew."""
+        """Go on from the parameters as they are (loaded, averaged, edited); the method's own state starts anew."""
         self._refuse_in_view("adopt()")
         for group, p in self._quantized_parameters():
             self._check_parameter(p, group["levels"])

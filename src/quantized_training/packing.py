@@ -75,9 +75,8 @@ def unpack(
     b, n = bits(levels), torch.Size(shape).numel()
     size = -(-n * b // 8)
     if packed.dtype != torch.uint8 or packed.shape != (size,):
-        raise ValueError(
-            f"weights of shape {tuple(shape)} in {b} bits are {size} bytes, not {packed.numel()} {packed.dtype}"
-        )
+        found = f"{packed.numel()} {packed.dtype}"
+        raise ValueError(f"weights of shape {tuple(shape)} in {b} bits are {size} bytes, not {found}")
     codes = torch.stack([(packed >> (b * i)) & (2**b - 1) for i in range(8 // b)], dim=1).flatten()[:n].long()
     if n and int(codes.max()) >= len(levels.values):
         raise ValueError(f"the bytes hold the code {int(codes.max())}, but there are only {len(levels.values)} levels")
@@ -130,7 +129,7 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
 
 def contents(path: str | Path) -> list[dict]:
     """What a file holds, tensor by tensor: name, shape, dtype, bytes, `tensor`, where it is packed `levels` (and `scale`), and
-    `same`, the name under which a shared tensor is stored. Raises ValueError naming a file that is damaged or no such file.
+    `same`, the name under which a shared tensor is stored (no bytes). Raises ValueError for a damaged file.
     >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
     >>> size = save(path, model, groups=[])  # nothing quantised, nothing packed
     >>> [(entry["name"], entry["shape"], entry["bytes"]) for entry in contents(path)]

@@ -40,12 +40,11 @@ def channel_scales(w: Tensor, levels: Levels) -> Tensor:
 
 
 def _fit(w: Tensor, levels: Levels, keep: int) -> Tensor:
-    """`least_squares_scale` of each row of w: (m, n) -> (m,), NaN where there is none. keep: how many starts are followed.
-    The weights are sorted once, so that the best fit to a rounding takes a few look-ups."""
+    """`least_squares_scale` of each row of w: (m, n) -> (m,), NaN where there is none. keep: how many starts are followed."""
     if len(levels.values) == 2 and levels.values[0] == -levels.values[1]:
         s = w.abs().mean(1) / levels.values[1]
         return torch.where(s > 0, s, math.nan)
-    w = w.sort(1).values
+    w = w.sort(1).values  # once, so that the best fit to a rounding takes a few look-ups
     q = levels.tensor(w)
     middles = torch.tensor(levels.midpoints, dtype=torch.float64)
     sums = nn.functional.pad(w.cumsum(1), (1, 0))

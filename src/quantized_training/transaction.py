@@ -1,5 +1,4 @@
 """One step of `QuantizedOptimizer`: computed beside the weights, then committed, so that nothing is ever left half done.
-
 The base steps from a copy of the latent weights that the parameters hold meanwhile; plain SGD's step is taken here, piece by
 piece. The commit is a list of copies, which may be gone through again where it was interrupted.
 """

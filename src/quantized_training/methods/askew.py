@@ -52,9 +52,8 @@ class ASkew(Method):
     """Annealed skewed descent: `constraint=PSI` is ASkewSGD (19), `constraint=PHI` the paper's modified version (22).
 
     alpha: strength of the push. clip: the bound M_(eps,c) on it. epsilon: a number or a schedule of the annealing index.
-    merged: accept epsilon at or above its largest legal value, where intervals merge (the paper's schedule 0.88^t starts
-    there). allow_overshoot: accept alpha * lr > 1, where a push from outside the hull jumps over the edge, and clip * lr above
-    half the smallest gap, where one near a midpoint can jump over a level's cell. clip_velocity: see `skewed_velocity`.
+    merged: accept epsilon where intervals merge (the paper's schedule 0.88^t starts there). allow_overshoot: accept alpha * lr
+    and clip * lr with which a push jumps over the edge or over a level's cell. clip_velocity: see `skewed_velocity`.
     >>> method = ASkew(Levels.binary(), epsilon=Geometric(0.5, 0.5))
     >>> method.anneal()
     >>> method.epsilon, ASkew(Levels.binary(), epsilon=1.0, merged=True).epsilon

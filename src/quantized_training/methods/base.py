@@ -20,8 +20,7 @@ def _local(t: Tensor) -> Tensor:
 
 
 def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Views of tensors of one shape, piece by piece; of a sharded tensor (DTensor) the part on this process. One piece where
-    cutting brings nothing: off the CPU, for small or strided tensors, and where torch compiles."""
+    """Views of the `_local` parts of tensors of one shape, piece by piece; one piece where cutting brings nothing."""
     tensors = tuple(map(_local, tensors))
     whole = tensors[0].numel() <= CHUNK or tensors[0].device.type != "cpu" or torch.compiler.is_compiling()
     if whole or not all(t.is_contiguous() for t in tensors):
@@ -30,9 +29,8 @@ def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
 
 
 class Method:
-    """Full-precision behaviour in all four slots; a method overrides the ones in which it differs.
-
-    All tensors have the shape of one parameter, to which the dict `state` belongs; it travels with the optimizer's state_dict.
+    """Full-precision behaviour in all four slots; a method overrides the ones in which it differs. All tensors have the shape
+    of one parameter, to which the dict `state` belongs; it travels with the optimizer's state_dict.
     >>> class SignDescent(Method):
     ...     def descent(self, grad, w, levels, state, out=None):
     ...         return grad.sign()
@@ -86,8 +84,7 @@ class Method:
         return None
 
     def check(self, levels: Levels, lr: float) -> None:
-        """Raise ValueError where the method cannot work with these levels or this step size. A method with a `plan` takes a
-        further argument k=None, the annealing index to look at."""
+        """Raise ValueError where the method cannot work with these; one with a `plan` takes k=None, too, an annealing index."""
 
     def pieces(self, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
         """`_chunks` of tensors of one shape where the method may be given them, else the tensors."""

@@ -19,8 +19,7 @@ class DebiasedBinaryConnect(BinaryConnect):
     the curvature, too.) In the probabilities' logits it is the estimator ReinMax of Liu et al. (2023).
 
     delta: after each step the weights are clipped to [-1 + delta, 1 - delta], so that no factor exceeds 1 / delta; a smaller
-    box has less variance and holds fewer means. seed, uniform: as in `BinaryConnect`. Two levels, which may be any: with more,
-    F has a kink at every inner level; `check` refuses them.
+    box has less variance and holds fewer means. seed, uniform: as in `BinaryConnect`. Any two levels; ValueError for more.
     >>> method, state = DebiasedBinaryConnect(Levels.binary(), uniform=lambda w: torch.full_like(w, 0.7)), {}
     >>> x = torch.tensor([0.5, 0.2])  # +1 with probability 0.75 and 0.6
     >>> method.forward_point(x, method.levels, state).tolist()

@@ -23,7 +23,6 @@ def prox_l1(w: Tensor, levels: Levels, strength: float) -> Tensor:
 
 def prox_l2(w: Tensor, levels: Levels, strength: float, dim: tuple[int, ...] | None = None) -> Tensor:
     """Proximal operator of strength * min_q ||w - q||_2 (not squared, as printed): a block of weights moves as one.
-
     dim: the dimensions that form a block, by default all of them.
     >>> prox_l2(torch.tensor([0.25, 1.0]), Levels.binary(), strength=0.5).tolist()
     [0.75, 1.0]
@@ -51,8 +50,7 @@ class ProxQuant(Method):
     """A gradient step on the latent weights, then the proximal operator of the W-shaped regulariser (6).
 
     strength: lambda_k as a number or a schedule of the annealing index; the prox parameter is lr * lambda_k. norm: "l1", "l2"
-    (one block per parameter) or "squared_l2". ensemble: the first dimension of every parameter counts independent runs, each
-    a block of its own under "l2". Raises ValueError for an unknown norm, and a strength that is negative or not finite.
+    (one block per parameter) or "squared_l2". ensemble: a parameter's first dimension counts runs, each a block under "l2".
     >>> method = ProxQuant(Levels.binary(), strength=Linear(1.0))
     >>> method.anneal()
     >>> method.after_step(torch.tensor([0.25]), method.levels, {}, lr=0.5).tolist()

@@ -19,7 +19,6 @@ def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
 
 def kbit_round(u: Tensor, bits: int) -> Tensor:
     """Equation (5) with its offset repaired: u in [0, 1] to the integers -2^(bits-1) .. 2^(bits-1) - 1, ties upwards.
-
     Printed is round((2^k - 1) u) - (2^(k-1) - 1), whose range -7 .. 8 (k = 4) contradicts the interval of section 6.
     >>> kbit_round(torch.tensor([0.0, 0.5, 1.0]), bits=2).tolist()
     [-2.0, 0.0, 1.0]
@@ -46,7 +45,6 @@ class StraightThrough(Method):
 
 class KBitStraightThrough(Method):
     """Gradient at the k-bit rounding (5) of the latent weight, passed on unchanged, latent weights clipped to the hull.
-
     Equation (5) takes numbers from [0, 1]; here the hull [q_1, q_K] is mapped on it, which the paper leaves open.
     >>> method = KBitStraightThrough(bits=2)
     >>> method.levels.values, method.forward_point(torch.tensor([0.25, 7.0]), method.levels, {}).tolist()
