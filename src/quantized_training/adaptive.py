@@ -174,7 +174,7 @@ class BAMSProd(_Optimizer):
 
     @staticmethod
     def _measure(params: list[Tensor], largest: list[Tensor], states: list[dict], group: dict) -> None:
-        """Update rho_t and c_t of every run, from w_t and v^_t. The numbers come to the host, once per group."""
+        """Update rho_t and c_t of every run, from w_t and v^_t, on the host."""
         weights = [x for p in params for x in _runs(p, group)]
         # In one piece, a float32 norm of millions of weights is off by a per cent on a processor.
         pieces = [[w] if hasattr(w, "to_local") else [x for (x,) in _chunks(w)] for w in weights]

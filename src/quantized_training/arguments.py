@@ -34,7 +34,6 @@ def _integer(name: str, value: Any, low: int, high: int) -> int:
 
 
 def _instance(name: str, value: Any, kind: type, example: str) -> Any:
-    """An object of a class."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {example}, got {value!r}")
     return value

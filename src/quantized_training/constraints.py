@@ -57,9 +57,8 @@ def _psi_derivative(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
 class Constraint:
     """One of the two constraint functions, applied to every weight by itself.
 
-    value, derivative: (w, levels, epsilon) -> tensor of w's shape. band: epsilon -> distance of the outer feasible edge from
-    the outermost level. cap: smallest gap -> `largest_epsilon`. degree: the power of the distance to the outermost level with
-    which the constraint falls; the push is at least 1 / degree times the distance to the feasible set.
+    value, derivative: (w, levels, epsilon) -> w's shape. band: epsilon -> distance of the outer feasible edge from the outermost
+    level. cap: smallest gap -> `largest_epsilon`. degree: the power of the distance with which the constraint falls outside.
     >>> PHI.feasible_intervals(Levels.binary(), epsilon=0.75)
     [(-1.75, -0.5), (0.5, 1.75)]
     >>> PHI.push(torch.tensor([0.25, 0.75]), Levels.binary(), epsilon=0.75)  # inside: free

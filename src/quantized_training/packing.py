@@ -46,12 +46,8 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | No
             f"{levels.values} (pack what `finish` returns, or inside `with optimizer.quantized():`)"
         )
     codes = codes.flatten().to(torch.uint8)
-    per_byte = 8 // b
-    codes = torch.nn.functional.pad(codes, (0, -len(codes) % per_byte)).view(-1, per_byte)
-    packed = torch.zeros(len(codes), dtype=torch.uint8)
-    for i in range(per_byte):
-        packed |= codes[:, i] << (b * i)
-    return packed
+    codes = nn.functional.pad(codes, (0, -len(codes) % (8 // b))).view(-1, 8 // b)
+    return (codes << torch.arange(0, 8, b, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
 
 
 def _values(codes: Tensor, levels: Levels, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
@@ -77,7 +73,7 @@ def unpack(
     if packed.dtype != torch.uint8 or packed.shape != (size,):
         found = f"{packed.numel()} {packed.dtype}"
         raise ValueError(f"weights of shape {tuple(shape)} in {b} bits are {size} bytes, not {found}")
-    codes = torch.stack([(packed >> (b * i)) & (2**b - 1) for i in range(8 // b)], dim=1).flatten()[:n].long()
+    codes = (packed[:, None] >> torch.arange(0, 8, b, dtype=torch.uint8) & (2**b - 1)).flatten()[:n].long()
     if n and int(codes.max()) >= len(levels.values):
         raise ValueError(f"the bytes hold the code {int(codes.max())}, but there are only {len(levels.values)} levels")
     return _values(codes.view(shape), levels, dtype, scale)

@@ -35,7 +35,6 @@ class Progress:
 
     @classmethod
     def of(cls, optimizer, most: int) -> Progress:
-        """See `QuantizedOptimizer.progress`."""
         before, groups = vars(optimizer).setdefault("_cells", {}), []
         for i, group in enumerate(optimizer.param_groups):
             parts = [_local(optimizer._latent(p)).detach() for p in group["params"]] if group["quantize"] else []

@@ -57,9 +57,8 @@ def _fit(w: Tensor, levels: Levels, keep: int) -> Tensor:
         return (parts * q).sum(-1), (edges.diff(dim=-1).double() * q * q).sum(-1)
 
     def errors(s: Tensor) -> Tensor:
-        """The squared error less that of s = 0."""
         cross, square = fit(s)
-        return s * s * square - 2 * s * cross
+        return s * s * square - 2 * s * cross  # the squared error less that of s = 0
 
     s = w.abs().amax(1, keepdim=True) / max(abs(v) for v in levels.hull)
     s = s * torch.logspace(-4, 1, STARTS, dtype=torch.float64)
@@ -92,7 +91,6 @@ class _Times(torch.autograd.Function):
 
 class Scale(nn.Module):
     """A positive factor between a layer's parameter and the weight it uses; see `layers.scale_layers` for its gradients.
-
     factor: a number, or one for each output channel, shape (channels,). rate: None for a fixed factor; else it is a parameter
     whose gradient is multiplied by `rate`, and which counts as at least a thousandth of what it was at first.
     >>> Scale(0.5, like=torch.ones(1))(torch.tensor([-1.0, 1.0])).tolist()

@@ -42,8 +42,7 @@ class Harmonic(_Numbers):
 
 @dataclass(frozen=True)
 class Geometric(_Numbers):
-    """initial * ratio^(k - start), initial before start, never below initial * 1e-12: the paper's annealing of epsilon, with
-    ratio 0.88 ("logarithmic" there).
+    """initial * ratio^(k - start), initial before start, at least initial * 1e-12: the paper's "logarithmic" annealing.
     >>> [Geometric(1.0, 0.5, start=1)(k) for k in (0, 1, 2, 3)]
     [1.0, 1.0, 0.5, 0.25]
     """

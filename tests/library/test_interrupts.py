@@ -174,3 +174,42 @@ def test_the_interrupts_reach_the_commit_too():
     finally:
         _Transaction._commit = kept
     assert found == {True, False}
+
+
+@pytest.mark.parametrize("draws", ["built-in", "own"])
+def test_a_failed_step_keeps_what_was_drawn_for_the_weights_that_stay(draws):
+    """Debiased BinaryConnect divides by the chance of the rounding at which the gradient was taken, not of a later one."""
+    rng, left = torch.Generator().manual_seed(0), [1] * 5
+
+    def uniform(w):
+        left.pop()
+        return torch.rand(w.shape, generator=rng)
+
+    a, b = (torch.nn.Parameter(torch.zeros(300)) for _ in range(2))
+    method = METHODS["Debiased BinaryConnect"](**{"uniform": uniform} if draws == "own" else {})
+    optimizer = QuantizedOptimizer(torch.optim.SGD([a, b], lr=0.1), method)
+    give_gradients(optimizer, rng)
+    optimizer.step()
+    if draws == "built-in":
+        b.grad[7] = torch.nan
+    before = snapshot(optimizer)
+    with pytest.raises(FloatingPointError if draws == "built-in" else IndexError):
+        optimizer.step()  # own: the first parameter's point is drawn, the second's draw fails
+    after = snapshot(optimizer)
+    assert equal(after["states"], before["states"]) and equal(after["weights"], before["weights"])
+    for p in (a, b):
+        assert torch.equal(optimizer.state[p]["upper"], p > 0)
+
+
+def test_what_was_drawn_has_the_weights_shape_in_a_checkpoint_and_leaves_with_the_method():
+    optimizer = optimizer_of("Debiased BinaryConnect", "SGD")
+    saved = optimizer.state_dict()
+    assert [saved["state"][i]["method.upper"].dtype for i in range(3)] == [torch.bool] * 3
+    saved["state"][1]["method.upper"] = torch.ones(1, dtype=torch.bool)
+    with pytest.raises(ValueError, match="upper of parameter 1 has the shape"):
+        optimizer.load_state_dict(saved)
+    optimizer.switch(METHODS["BinaryConnect"]())
+    assert all(state.keys() == {"latent"} for state in optimizer.state.values())
+    optimizer.switch(METHODS["Debiased BinaryConnect"]())
+    for p in optimizer.param_groups[0]["params"]:
+        assert torch.equal(optimizer.state[p]["upper"], p > 0)

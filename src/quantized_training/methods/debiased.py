@@ -34,7 +34,7 @@ class DebiasedBinaryConnect(BinaryConnect):
         self, levels: Levels, delta: float = 0.02, seed: int = 0, uniform: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__(levels, seed=seed, uniform=uniform)
-        if number("delta", delta, 0, strict=True) >= 1:
+        if not 0 < number("delta", delta) < 1:
             raise ValueError(f"delta={delta}: allowed is 0 < delta < 1")
         self.delta = delta
         self.check(levels, lr=0.0)
@@ -62,4 +62,4 @@ class DebiasedBinaryConnect(BinaryConnect):
 
     def check(self, levels: Levels, lr: float) -> None:
         if len(levels.values) != 2:
-            raise ValueError(f"levels {levels.values}: this method needs two; at an inner one the mean loss has a kink")
+            raise ValueError(f"needs two levels, got {levels.values}: at an inner one the mean loss has a kink")
