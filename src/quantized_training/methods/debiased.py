@@ -62,4 +62,4 @@ class DebiasedBinaryConnect(BinaryConnect):
 
     def check(self, levels: Levels, lr: float) -> None:
         if len(levels.values) != 2:
-            raise ValueError(f"needs two levels, got {levels.values}: at an inner one the mean loss has a kink")
+            raise ValueError(f"debiased BinaryConnect needs two levels, got {levels.values}: an inner one is a kink")
