@@ -79,7 +79,7 @@ class Constraint:
     def push(self, w: Tensor, levels: Levels, epsilon: float) -> Tensor:
         """-g / g' of infeasible weights, which points to their feasible interval, and 0 for the others: w's shape. +inf at a
         midpoint; on an edge a rounding error of the right sign. Comparisons are slow on a processor, hence the clamps. phi's is
-        half of e^2/u - u in a gap, the distance to the edge beyond the hull; psi's that times (1 + s / (s - phi_s)) / 2."""
+        half of e^2/u - u in a gap, the distance to the edge beyond the hull; psi's is phi_s's times (1 + s / (s - phi_s)) / 2."""
         s, ulp = self.band(epsilon), torch.finfo(w.dtype).eps
         squares = [(gap * gap / 4 - s) * (1 + ulp) for gap in levels.gaps]  # e^2, and an edge is an ulp wide
         squares = [e2 if e2 > 0 else -1.0 for e2 in squares]  # intervals that touch leave their gap unconstrained
