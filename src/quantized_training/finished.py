@@ -30,7 +30,6 @@ def finish(
 
     The copy is an ordinary module, in evaluation mode and without gradients. Scaled layers become ordinary ones with levels
     times scales as weights; shared weights stay shared. `quantization` of the copy: parameters' names -> (levels, scale or None).
-
     batches, forward(copy, batch): for `reestimate_batch_norm`. latent: a state_dict of the model with latent weights (their
     average) to be rounded in place of the optimizer's. README shows early stopping and averages.
 
@@ -79,7 +78,6 @@ def finish(
 
 def export(finished: nn.Module, path: str | Path, example: tuple | None = None, dynamic_shapes: object = None) -> None:
     """Write what `finish` returned; the path's ending says how. Weights that layers share are stored once.
-
     .qt: 1, 2 or 4 bits per weight, for `packing.load`. .pt: the state_dict. .safetensors: for its load_model. .pt2, .onnx: made
     with `example`, a tuple of inputs whose sizes are fixed but for `dynamic_shapes`, as in torch.export. Raises ImportError
     that says what to install, ValueError for another ending, a missing example and another module. Whole or not there.

@@ -99,9 +99,7 @@ class Levels:
         ValueError for n < 1 and for more than 2^22 vectors."""
         k = len(self.values)
         if n < 1 or n * math.log2(k) > 22:
-            raise ValueError(
-                f"n={n}: {k}^{n} vectors are too many, or there must be a weight; allowed is n >= 1 with K^n <= 2^22"
-            )
+            raise ValueError(f"n={n}: {k}^{n} vectors are too many, or there must be a weight: n >= 1 with K^n <= 2^22")
         return torch.cartesian_prod(*[torch.tensor(self.values, dtype=dtype)] * n).view(-1, n)
 
     def cell(self, w: Tensor) -> Tensor:

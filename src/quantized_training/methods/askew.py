@@ -76,7 +76,7 @@ class ASkew(Method):
         super().__init__(levels)
         self.constraint = _instance("constraint", constraint, Constraint, "PSI or PHI")
         self.alpha, self.clip = (number(n, v, 0, strict=True) for n, v in (("alpha", alpha), ("clip", clip)))
-        self.schedule = self.plan = as_schedule(epsilon, "epsilon")
+        self.schedule = as_schedule(epsilon, "epsilon")
         self.merged = _instance("merged", merged, bool, "True or False")
         self.allow_overshoot = _instance("allow_overshoot", allow_overshoot, bool, "True or False")
         self.clip_velocity = _instance("clip_velocity", clip_velocity, bool, "True or False")
@@ -93,6 +93,10 @@ class ASkew(Method):
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
         push = self.constraint.push(w, levels, self.epsilon).mul_(self.alpha).clamp_(-self.clip, self.clip)
         return _skewed(grad, push, self.clip if self.clip_velocity else math.inf, out)
+
+    @property
+    def plan(self) -> Schedule:
+        return self.schedule
 
     def check(self, levels: Levels, lr: float, k: int | None = None) -> None:
         when = f"after {k} calls of anneal(), " if k else ""

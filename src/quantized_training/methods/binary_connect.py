@@ -33,7 +33,6 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
 
 class BinaryConnect(Method):
     """Gradient at a rounding of the weights, applied to the latent weights (2), which are then clipped to the hull.
-
     stochastic: round at random (4), as the paper's experiments do; otherwise to the nearest level (1). seed: of the random
     rounding. uniform: instead of the built-in generator, maps the latent weights to a tensor of draws from [0, 1).
     >>> method = BinaryConnect(Levels.ternary(), stochastic=False)

@@ -48,7 +48,6 @@ DEFAULT_STRENGTH = Linear(1e-4)
 
 class ProxQuant(Method):
     """A gradient step on the latent weights, then the proximal operator of the W-shaped regulariser (6).
-
     strength: lambda_k as a number or a schedule of the annealing index; the prox parameter is lr * lambda_k. norm: "l1", "l2"
     (one block per parameter) or "squared_l2". ensemble: a parameter's first dimension counts runs, each a block under "l2".
     >>> method = ProxQuant(Levels.binary(), strength=Linear(1.0))
@@ -65,10 +64,14 @@ class ProxQuant(Method):
         super().__init__(levels)
         if not isinstance(norm, str) or norm not in NORMS:
             raise ValueError(f"norm={norm!r}: allowed are {', '.join(map(repr, NORMS))}")
-        self.strength = self.plan = as_schedule(strength, "strength")
+        self.strength = as_schedule(strength, "strength")
         self.check_plan(levels)
         self.norm, self.ensemble = norm, _instance("ensemble", ensemble, bool, "True or False")
         self.elementwise = norm != "l2"
+
+    @property
+    def plan(self) -> Schedule:
+        return self.strength
 
     def check(self, levels: Levels, lr: float, k: int | None = None) -> None:
         value = self.strength(self.t if k is None else k)

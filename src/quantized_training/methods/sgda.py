@@ -13,9 +13,7 @@ from .base import Method, _chunks, _local
 
 class SGDA(Method):
     """Descent in w, ascent in the multipliers lambda of the pieces f_j >= 0: L(w, lambda) = loss(w) - lambda' f(w).
-
     f_1 = eps - (q_1 - w),  f_j = eps - (q_(j-1) - w)(w - q_j) for j = 2..K,  f_(K+1) = eps - (w - q_K); their minimum is phi.
-
     epsilon: tolerance, fixed during training; None for half its largest legal value, that of each group's own levels. dual_lr:
     the dual step eta_lambda. dual_max: the box [0, dual_max] of the multipliers (the paper names none). The defaults follow a
     rule from the maps of Tasks I and II (the book's page "Sensitivity"). Both steps use the same (w, lambda), as Algorithm 2
