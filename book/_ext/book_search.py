@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 from docutils import nodes
 
+from book_claims import FILE as CLAIMS
 from book_claims import claims
 from book_figures import NAME
 
@@ -88,7 +89,7 @@ def statements(env) -> list[dict]:
     """The rows of the claims file, at the section that treats them."""
     labels = env.get_domain("std").anonlabels
     found = []
-    for row in claims():
+    for row in claims() if CLAIMS.exists() else ():
         if (label := labels.get(row["see"].lower())) is None:
             continue
         docname, anchor = label
@@ -107,7 +108,7 @@ def _write(app, exception) -> None:
         return
     index = [entry for name in sorted(app.env.found_docs) for entry in entries(name, app.env.get_doctree(name))]
     index += statements(app.env)
-    extra = yaml.safe_load(KEYWORDS.read_text(encoding="utf-8"))
+    extra = yaml.safe_load(KEYWORDS.read_text(encoding="utf-8")) if KEYWORDS.exists() else {}
     pages = {entry["url"]: entry for entry in index if entry["kind"] in ("page", "section")}
     for url, keywords in extra.items():
         if url in pages:

@@ -73,7 +73,10 @@ def _add_tags(app, page, template, context, doctree) -> None:
         context["metatags"] = f'<base href="{html.escape(_base() or "/")}" />\n' + context.get("metatags", "")
     if doctree is None or page not in app.env.found_docs:
         return
-    citation = yaml.safe_load((Path(app.srcdir) / "CITATION.cff").read_text(encoding="utf-8"))
+    source = Path(app.srcdir) / "CITATION.cff"
+    if not source.exists():
+        return
+    citation = yaml.safe_load(source.read_text(encoding="utf-8"))
     title = app.env.titles[page].astext()
     context["metatags"] = context.get("metatags", "") + tags(title, description(doctree), page, citation, _base())
 

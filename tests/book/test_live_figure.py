@@ -61,9 +61,9 @@ def page(chromium, tmp_path_factory):
 
 def test_a_title_keeps_its_formats_and_all_else_is_words():
     title = 'λ<sub>1</sub> < <i>x</i> &lt; 2 & <script>stop()</script><img src="x">'
-    html = placeholder({"data": [], "layout": {"title": {"text": title}}}, "Words", "figure-test")
+    html = placeholder({"data": [], "layout": {"title": {"text": title}}}, "Words")
     shown = "λ<sub>1</sub> &lt; <i>x</i> &lt; 2 &amp; &lt;script&gt;stop()&lt;/script&gt;&lt;img src=&quot;x&quot;&gt;"
-    assert f'<span class="figure-title">{shown}</span>' in html
+    assert f'<b class="figure-title">{shown}</b>' in html
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_every_page_says_what_it_is(built_book, name):
 
 def test_descriptions_differ(built_book):
     found = [
-        re.search('name="description" content="([^"]+)"', (built_book / f"{p}.html").read_text("utf-8"))[1]
+        re.search('name="description" content="([^"]+)"', (built_book / f"{p}.html").read_text(encoding="utf-8"))[1]
         for p in PAGES
     ]
     assert len(set(found)) == len(found)

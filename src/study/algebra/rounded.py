@@ -271,7 +271,7 @@ def rounded_envelope_descends(gain=1.0, noise=1.0):
         right = before - gamma * (gain * L**2 * h2 - bias2) + noise * L * gamma**2 * chance @ (g**2).sum(-1)
         return ((after - right) / gamma / (1 + abs(before))).item()
 
-    search(violation, 1e-9, 80, seed=st.integers(0, 10**6))
+    search(violation, 1e-9, 300, seed=st.integers(0, 10**6))
 
 
 # --- Vertices, single-flip minima, saddles -----------------------------------------------------------------------------------

@@ -468,6 +468,6 @@ def test_every_test_skips_what_does_not_lie_in_the_folder_with_real_data():
     """A folder may hold some sets and not others: tests ask for it by `helpers.real_data` alone."""
     tests = Path(__file__).parents[2]
     asks = re.compile(r"environ\W+(?:get\W+)?[\"']QT_DATA|[\"']QT_DATA[\"'] (?:not )?in")
-    assert [str(p.relative_to(tests)) for p in sorted(tests.rglob("*.py")) if asks.search(p.read_text("utf-8"))] == [
-        "helpers.py"
-    ]
+    assert [
+        str(p.relative_to(tests)) for p in sorted(tests.rglob("*.py")) if asks.search(p.read_text(encoding="utf-8"))
+    ] == ["helpers.py"]
