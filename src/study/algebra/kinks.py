@@ -14,14 +14,11 @@ import torch
 import z3
 from hypothesis import strategies as st
 
-from quantized_training.constraints import PHI, PSI
-from quantized_training.levels import Levels
 from quantized_training.methods import skewed_velocity
 
-from ..theory.convergence import Rule, boxes
 from ..theory.weakly_convex import kinked
 from .evidence import SYMPY, TESTED, Z3, identity, prose, prove, search, step
-from .theorem_3_corrected import SIDES, largest, velocity
+from .theorem_3_corrected import SIDES, in_a_cell, largest, velocity
 
 NAME, RELU = "Theorem 3‴", "ReLU networks"
 
@@ -53,14 +50,8 @@ def kinked_descent_is_a_sum_of_slacks(gain=1, kink=4, sign=1):
 def _problem(seed: int):
     """A random kinked loss, a weight vector in the cell of a box, often on a kink, and what belongs to them."""
     rng = np.random.default_rng(seed)
-    constraint, levels = [(PHI, Levels.binary()), (PSI, Levels.binary()), (PHI, Levels((-1, 0, 2)))][seed % 3]
-    epsilon = rng.uniform(0.05, 0.9) * constraint.largest_epsilon(levels)
-    n = int(rng.integers(1, 5))
-    low, high = boxes(torch.as_tensor(rng.choice(levels.values, n)), levels, epsilon, constraint)
-    beyond = torch.as_tensor(rng.choice([-1, 0, 1], n) * rng.uniform(0, 0.8 * Rule(levels, epsilon, constraint).e, n))
-    inside = low + (high - low) * torch.as_tensor(rng.random(n))
-    p = torch.where(beyond < 0, low, torch.where(beyond > 0, high, inside))
-    w = p + beyond  # stays in the cell
+    constraint, levels, epsilon, low, high, p, beyond = in_a_cell(rng, seed)
+    w, n = p + beyond, len(p)
     at = p + rng.random() * beyond  # between w and its projection
     loss = kinked(at, seed)
     if (shape := rng.integers(3)) == 0:

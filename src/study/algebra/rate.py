@@ -11,12 +11,11 @@ import torch
 import z3
 from hypothesis import strategies as st
 
-from quantized_training.constraints import PHI, PSI
-from quantized_training.levels import Levels
 from quantized_training.methods import skewed_velocity
 
-from ..theory.convergence import Rule, boxes, envelope, minimiser, prox_point, quadratic
+from ..theory.convergence import envelope, minimiser, prox_point, quadratic
 from .evidence import TESTED, Z3, prose, prove, search, step
+from .theorem_3_corrected import in_a_cell
 
 NAME = "Rate"
 
@@ -84,14 +83,8 @@ def envelope_contracts(times=1):
 def _problem(seed: int):
     """A strongly convex quadratic, a weight vector in the cell of a box, and what belongs to them."""
     rng = np.random.default_rng(seed)
-    constraint, levels = [(PHI, Levels.binary()), (PSI, Levels.binary()), (PHI, Levels((-1, 0, 2)))][seed % 3]
-    epsilon = rng.uniform(0.05, 0.9) * constraint.largest_epsilon(levels)
-    n = int(rng.integers(1, 5))
-    low, high = boxes(torch.as_tensor(rng.choice(levels.values, n)), levels, epsilon, constraint)
-    beyond = rng.choice([-1, 0, 1], n) * rng.uniform(0, 0.8 * Rule(levels, epsilon, constraint).e, n)
-    beyond = torch.as_tensor(beyond)  # w stays in the cell
-    inside = low + (high - low) * torch.as_tensor(rng.random(n))
-    w = torch.where(beyond < 0, low, torch.where(beyond > 0, high, inside)) + beyond
+    constraint, levels, epsilon, low, high, p, beyond = in_a_cell(rng, seed)
+    w, n = p + beyond, len(p)
     A = torch.as_tensor(rng.normal(size=(n, n)))
     H = A @ A.T + 10.0 ** rng.uniform(-2, 0) * torch.eye(n)
     loss = quadratic(H, H @ torch.as_tensor(rng.uniform(-2, 2, n)))

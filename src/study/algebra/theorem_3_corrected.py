@@ -303,21 +303,27 @@ def projection_is_nearer(times=1, outside=False):
     prove((w - p) ** 2 + times * (p - z) ** 2 <= (w - z) ** 2, [a <= b] + [a <= z, z <= b] * (not outside))
 
 
+def in_a_cell(rng: np.random.Generator, seed: int):
+    """(constraint, levels, epsilon, low, high, p, beyond): the box [low, high] of a random cell, a point p of it and a step from
+    there after which w = p + beyond, of which p is the projection, is still in the cell."""
+    constraint, levels = [(PHI, Levels.binary()), (PSI, Levels.binary()), (PHI, Levels((-1, 0, 2)))][seed % 3]
+    epsilon = rng.uniform(0.05, 0.9) * constraint.largest_epsilon(levels)
+    n = int(rng.integers(1, 5))
+    low, high = boxes(torch.as_tensor(rng.choice(levels.values, n)), levels, epsilon, constraint)
+    beyond = torch.as_tensor(rng.choice([-1, 0, 1], n) * rng.uniform(0, 0.8 * Rule(levels, epsilon, constraint).e, n))
+    inside = low + (high - low) * torch.as_tensor(rng.random(n))
+    p = torch.where(beyond < 0, low, torch.where(beyond > 0, high, inside))
+    return constraint, levels, epsilon, low, high, p, beyond
+
+
 def _problem(seed: int):
     """A random loss, rarely convex, a weight vector in or near the box of its cell, and what belongs to them.
 
     Half of the losses are sums of sines, half are quadratics, where L is as small as it can be.
     """
     rng = np.random.default_rng(seed)
-    constraint, levels = [(PHI, Levels.binary()), (PSI, Levels.binary()), (PHI, Levels((-1, 0, 2)))][seed % 3]
-    eps = rng.uniform(0.05, 0.9) * constraint.largest_epsilon(levels)
-    n = int(rng.integers(1, 5))
-    levels_of_w = torch.as_tensor(rng.choice(levels.values, n))
-    low, high = boxes(levels_of_w, levels, eps, constraint)
-    beyond = rng.choice([-1, 0, 1], n) * rng.uniform(0, 0.8 * Rule(levels, eps, constraint).e, n)
-    beyond = torch.as_tensor(beyond)  # w stays in the cell
-    inside = low + (high - low) * torch.as_tensor(rng.random(n))
-    w = torch.where(beyond < 0, low, torch.where(beyond > 0, high, inside)) + beyond
+    constraint, levels, eps, low, high, p, beyond = in_a_cell(rng, seed)
+    w, n = p + beyond, len(p)
     if rng.random() < 0.5:
         return rng, w, low, high, constraint, levels, eps, sines(n, 2 * n + 1, seed)
     H = torch.as_tensor(rng.normal(size=(n, n))) * 10.0 ** rng.uniform(-1, 1)
