@@ -6,18 +6,19 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 
-from .. import results
 from ..results import Row
 from ..runner import Experiment, scratch
 from ..vision import tuned
+from ..vision.comparison import ROUNDED, SCORES
+from ..vision.comparison import rows as table
+from ..vision.comparison import searched as searched_rows
 from ..vision.grid import FULL
 from ..vision.tuned import METHODS, PROTOCOLS, Setting
 
-SCORE = "reestimated_accuracy"  # by which a setting is chosen: rounded, batch normalisation estimated anew
-LATENT = "latent_accuracy"  # in full precision, which is not rounded, this one
-COLUMNS = ("epoch", "loss", LATENT, "quantised_accuracy", SCORE, "changed", "infeasible", "distance")
+SCORE = SCORES[ROUNDED]  # by which a setting is chosen; in full precision, which is not rounded, by the latent weights
+COLUMNS = ("epoch", "loss", *(SCORES[k] for k in ("latent", "rounded", ROUNDED)), "changed", "infeasible", "distance")
 
 # The search
 
@@ -62,16 +63,12 @@ def note_of(protocol: str) -> str:
 
 
 def scores(
-    rows: Sequence[Mapping], method: str, bits: int, settings: Sequence[Setting] | None = None, score: str = SCORE
+    rows: Sequence[Mapping], method: str, bits: int, settings: Sequence[Setting] | None = None, score: str | None = None
 ) -> dict[Setting, float]:
     """The mean score of each setting (those of `METHODS`) over the seeds that all of them have; NaN where one diverged.
-    The default score of full precision is that of its latent weights. Raises ValueError where a setting has not been run."""
-    score = LATENT if (bits, score) == (FULL, SCORE) else score
-    mine = [r for r in rows if (r["method"], r["bits"]) == (method, bits)]
-    found = {
-        s: {r["seed"]: float(r[score]) for r in mine if r["setting"] == str(s)}
-        for s in settings or METHODS[method].settings
-    }
+    score: a column, default that of `comparison.searched`. Raises ValueError where a setting has not been run."""
+    there = searched_rows([r for r in rows if r["method"] == method], bits, score).get(method, {})
+    found = {s: there.get(str(s), {}) for s in settings or METHODS[method].settings}
     common = set.intersection(*(set(x) for x in found.values()))
     if not common:
         raise ValueError(f"{method} at {bits} bits: not every setting has been run; `make results ONLY=tuning` goes on")
@@ -79,7 +76,7 @@ def scores(
 
 
 def best(
-    rows: Sequence[Mapping], method: str, bits: int, settings: Sequence[Setting] | None = None, score: str = SCORE
+    rows: Sequence[Mapping], method: str, bits: int, settings: Sequence[Setting] | None = None, score: str | None = None
 ) -> Setting:
     """The setting with the highest score, the first of several; one that diverged is not chosen. Raises ValueError where
     all did, and as `scores`."""
@@ -87,17 +84,6 @@ def best(
     if not good:
         raise ValueError(f"{method} at {bits} bits: every setting diverged")
     return max(good, key=good.get)
-
-
-def table(name: str) -> list[dict]:
-    """The rows of a search, none where it is not stored or not finished. Raises as `results.read`."""
-    path = results.DATA / "results" / f"{name}.csv"
-    return _table(name, path.stat().st_mtime_ns) if path.exists() else []
-
-
-@lru_cache
-def _table(name: str, stamp: int) -> list[dict]:
-    return results.read(name)
 
 
 def both_rounds(method: str, bits: int) -> tuple[list[dict], list[Setting]]:

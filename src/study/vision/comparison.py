@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
@@ -22,8 +24,14 @@ ROUNDED = "re-estimated"  # what a search chooses by, and a recommendation speak
 
 
 def rows(name: str) -> list[dict]:
-    """Those of a table; none where it is not stored yet. Raises as `results.read`."""
-    return results.read(name) if (results.DATA / "results" / f"{name}.csv").exists() else []
+    """Those of a table, read once; none where it is not stored yet. Raises as `results.read`."""
+    path = results.DATA / "results" / f"{name}.csv"
+    return _rows(name, path, path.stat().st_mtime_ns) if path.exists() else []
+
+
+@lru_cache
+def _rows(name: str, path: Path, stamp: int) -> list[dict]:
+    return results.read(name)
 
 
 def finals(table: Sequence[Mapping], bits: int, column: str = SCORES[ROUNDED], precision: str | None = None) -> Scores:
@@ -52,10 +60,10 @@ def _mean(values) -> float:
     return float(np.mean(values)) if values and np.isfinite(values).all() else -math.inf
 
 
-def searched(table: Sequence[Mapping], bits: int) -> dict[str, dict[str, dict[int, float]]]:
+def searched(table: Sequence[Mapping], bits: int, column: str | None = None) -> dict[str, dict[str, dict[int, float]]]:
     """Of a search: method -> setting -> seed -> score, the method with the best mean of a setting first; NaN where a run
-    diverged. Full precision is scored by its latent weights, the others rounded and re-estimated."""
-    column = SCORES["latent" if bits == FULL else ROUNDED]
+    diverged. Without a column full precision is scored by its latent weights, the others rounded and re-estimated."""
+    column = column or SCORES["latent" if bits == FULL else ROUNDED]
     found: dict[str, dict[str, dict[int, float]]] = {}
     for row in table:
         if row["bits"] == bits:
