@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,15 +54,22 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="session")
-def site(built_book):
-    """The address of a local server of the pages, ending in a slash."""
-    handler = functools.partial(QuietHandler, directory=str(built_book))
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a local server of a folder, ending in a slash."""
+    handler = functools.partial(QuietHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def site(built_book):
+    """The address of a local server of the pages, ending in a slash."""
+    with served(built_book) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")  # its event loop would be in the way of other modules' tests

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import http.server
-import threading
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 import quantized_training as qt
-from conftest import ROOT, QuietHandler
+from conftest import ROOT, served
 from quantized_training import PHI, PSI, Cosine, Geometric, Harmonic, Levels, Linear, QuantizedOptimizer
 from quantized_training.schedules import Constant, as_schedule
 from study.tasks import logistic, moons
@@ -24,15 +22,11 @@ TOLERANCE = 1e-12
 @pytest.fixture(scope="module")
 def page(chromium):
     """An empty page that may import the modules."""
-    handler = functools.partial(QuietHandler, directory=str(STATIC))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(STATIC) as address:
         page = chromium.new_page()
-        page.goto(f"http://127.0.0.1:{server.server_port}/favicon.svg")
+        page.goto(f"{address}favicon.svg")
         yield page
         page.close()
-        server.shutdown()
 
 
 # Draws
