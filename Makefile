@@ -48,8 +48,9 @@ long-results: setup  ## the tables of many hours, unit by unit: stop it at any m
 check-results: setup  ## recompute a sample of data/results and report what differs
 	$(PY) -m study.experiments check --jobs $(JOBS) $(ONLY)
 
-bench: setup  ## time many seeds in one run against one by one, and a step of each method against SGD
+bench: setup  ## time many seeds in one run against one by one, and a step of each method against SGD; measure its memory
 	$(PY) -m study.speed.bench
+	KINETO_LOG_LEVEL=99 $(PY) -m study.speed.memory  # torch's profiler is talkative
 
 look: book browser  ## a table of each page: time to the first figure, longest task, weight, what is cut, words
 	$(PY) book/look.py

@@ -68,6 +68,12 @@ def tensor(values, dtype=torch.float64) -> torch.Tensor:
     return torch.tensor(values, dtype=dtype)
 
 
+def quantisation_error(w: torch.Tensor) -> float:
+    """||w - alpha* sign(w)|| / ||w|| with alpha* = mean |w|, as it is written; 0 for zeros."""
+    w = w.detach().double()
+    return float((w - w.abs().mean() * w.sign()).norm() / w.norm()) if w.any() else 0.0
+
+
 TERNARY = Levels.ternary()
 INTEGERS = Levels.integers(2)
 

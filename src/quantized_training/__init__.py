@@ -11,6 +11,7 @@ Training Phase of Deep Neural Networks".
 from . import packing
 from .adaptive import BAMSProd, Bop
 from .constraints import PHI, PSI, Constraint
+from .finished import export, finish
 from .layers import groups, reestimate_batch_norm, scale_layers
 from .levels import Levels
 from .methods import (
@@ -29,30 +30,11 @@ from .schedules import Constant, Cosine, Geometric, Harmonic, Linear
 
 __version__ = "0.1.0"
 
+# fmt: off
 __all__ = [
-    "PHI",
-    "PSI",
-    "SGDA",
-    "ASkew",
-    "BAMSProd",
-    "BinaryConnect",
-    "Bop",
-    "Constant",
-    "Constraint",
-    "Cosine",
-    "DebiasedBinaryConnect",
-    "FullPrecision",
-    "Geometric",
-    "Harmonic",
-    "KBitStraightThrough",
-    "Levels",
-    "Linear",
-    "Method",
-    "ProxQuant",
-    "QuantizedOptimizer",
-    "StraightThrough",
-    "groups",
-    "packing",
-    "reestimate_batch_norm",
+    "PHI", "PSI", "SGDA", "ASkew", "BAMSProd", "BinaryConnect", "Bop", "Constant", "Constraint", "Cosine",
+    "DebiasedBinaryConnect", "FullPrecision", "Geometric", "Harmonic", "KBitStraightThrough", "Levels", "Linear",
+    "Method", "ProxQuant", "QuantizedOptimizer", "StraightThrough", "export", "finish", "groups", "packing", "reestimate_batch_norm",
     "scale_layers",
 ]
+# fmt: on

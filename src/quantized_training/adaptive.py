@@ -1,10 +1,5 @@
-"""Adaptive optimizers that torch does not ship: BAMSProd (Liu et al., 2020) and Bop (Helwegen et al., 2019).
-
-Ordinary torch optimizers, to be used alone or as the base of `QuantizedOptimizer`. Adam, AMSGrad and SGD with momentum
-are torch's; AMSBound (Luo et al., 2019) without its bias correction is a setting of BAMSProd, see there.
-"""
-
-from __future__ import annotations
+"""Adaptive optimizers that torch does not ship, to be used alone or as the base of `QuantizedOptimizer`: BAMSProd (Liu et al.,
+2020), of which AMSBound (Luo et al., 2019) without bias correction is a setting, and Bop (Helwegen et al., 2019)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,39 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .methods.base import chunks, local
-from .optimizer import whole
+from .arguments import _instance, number
+from .methods.base import _chunks, _local
 from .schedules import Falling, Rising, as_schedule
+from .transaction import _whole
 
 LOWER, UPPER = Rising(1e-3), Falling(1e-3)
-
-
-def _norms(tensors: Sequence[Tensor], order: int) -> tuple[list[Tensor], list[int]]:
-    """Norms of pieces of the tensors, and how many pieces each tensor has.
-
-    In one piece, a float32 norm of millions of weights is off by a per cent on a processor.
-    """
-    pieces = [[t] if hasattr(t, "to_local") else [x for (x,) in chunks(t)] for t in tensors]
-    return torch._foreach_norm([x for parts in pieces for x in parts], order), [len(parts) for parts in pieces]
-
-
-def _relative_error(absolute: float, squares: float, count: int) -> float:
-    """From sum |w|, sum w^2 and the number of weights; NaN where they are."""
-    unexplained = 1 - absolute * absolute / (count * squares) if squares != 0 else 0.0
-    return 0.0 if unexplained < 0 else math.sqrt(unexplained)
-
-
-def quantisation_error(w: Tensor) -> float:
-    """||w - alpha* sign(w)|| / ||w||, a number in [0, 1] without units; alpha* = mean |w| makes it smallest.
-
-    It equals sqrt(1 - (sum |w|)^2 / (n sum w^2)). Gaussian weights have sqrt(1 - 2/pi) = 0.603, uniform ones 0.5,
-    binary ones 0.
-
-    >>> quantisation_error(torch.tensor([-0.5, 0.5])), round(quantisation_error(torch.tensor([0.0, 1.0])), 3)
-    (0.0, 0.707)
-    """
-    w = w.detach().double()
-    return _relative_error(float(w.abs().sum()), float((w * w).sum()), w.numel())
 
 
 class _Optimizer(torch.optim.Optimizer):
@@ -52,83 +20,58 @@ class _Optimizer(torch.optim.Optimizer):
     step of a group's parameters that have a gradient."""
 
     def add_param_group(self, param_group: dict) -> None:
-        """As in torch; raises ValueError where a setting is outside its range."""
         super().add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])
-        except ValueError:
+        except (TypeError, ValueError):
             self.param_groups.pop()
             raise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step; returns the closure's loss where a closure is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if params := [p for p in group["params"] if p.grad is not None]:
+            params = [p for p in group["params"] if p.grad is not None]
+            if any(p.grad.is_sparse for p in params):
+                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+            if params:
                 self._step(params, group)
         return loss
 
 
 class BAMSProd(_Optimizer):
-    """BAMSProd (Liu et al., arXiv 2009.13799), Algorithm 1, with what it leaves open filled in.
+    """BAMSProd (Liu et al., arXiv 2009.13799), Algorithm 1, with what it leaves open filled in; (*) marks our choices.
 
-    For each parameter tensor, t = 1, 2, ... being the steps in which it had a gradient; (*) marks our choices:
+    For each parameter tensor, t = 1, 2, ... being the steps in which it had a gradient g_t, from zeros:
 
-        g_t = grad f_t(w~_t)
-            (*) w is latent: w~ = quantised w is the caller's, and the gradient is applied to w. Taken literally the
-            algorithm updates alpha sign(w) itself, and no sign changes before one step exceeds alpha.
-        m_t = beta1 m_(t-1) + (1 - beta1) g_t       m_0 = 0; (*) beta1 constant, as in the paper's experiments
-        v_t = beta2 v_(t-1) + (1 - beta2) g_t^2     v_0 = 0
-        v^_t = max(v_t, v^_(t-1))                   (*) v^_0 = 0; no bias correction, the algorithm has none
-        eta_t = lr / sqrt(t)                        (*) sqrt_decay=False: eta_t = lr, to be scheduled from outside
-        v~_t = clip(v^_t, c_l(t), c_u(t))           (*) c_l = c_t lower(t), c_u = c_t upper(t), c_t below
-        w_(t+1) = Pi_F (w_t - eta_t m_t / (sqrt(v~_t) + eps))
-            (*) eps, as in Adam, because 0 / 0 is possible. (*) F = [-box, box]^d: there the projection in the metric
-            sqrt(V~) is a clip. No box by default: in `QuantizedOptimizer` that is the method's affair (BinaryConnect
-            clips the latent weights to the hull, StraightThrough does not).
+        m_t  = beta1 m_(t-1) + (1 - beta1) g_t              (*) beta1 constant, as in the paper's experiments
+        v_t  = beta2 v_(t-1) + (1 - beta2) g_t^2
+        v^_t = max(v_t, v^_(t-1))                           (*) no bias correction, the algorithm has none
+        c_t  = max(c_(t-1), mean(v^_t) max(rho_t, least_error))                 (*), see below; `target` replaces it
+        v~_t = clip(v^_t, c_t lower(t), c_t upper(t))
+        w_(t+1) = clip(w_t - eta_t m_t / (sqrt(v~_t) + eps), -box, box)         (*) eps, as in Adam; no box by default
+        eta_t = lr / sqrt(t)                                (*) sqrt_decay=False: lr, to be scheduled from outside
 
-    The common limit of the bounds (*). Printed is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H): it grows without end,
-    needs the weights to come, contains c_l and c_u through H, and has not the units of v (gradient^2). Here it is
+    (*) w is latent and its rounding the caller's: taken literally no sign of alpha sign(w) changes before one step exceeds
+    alpha. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H), which grows without end, needs weights to come and
+    has not the units of v. Here mean(v^) is the squared Lipschitz factor as measured, and rho_t the mean over w_1 .. w_t of
+    ||w - alpha* sign(w)|| / ||w||, alpha* = mean |w|. `least_error` keeps c_t away from 0.
 
-        c_t = max(c_(t-1), L_t^2 max(rho_t, least_error)),    c_0 = 0,
+    lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1; Theorem 4 needs neither lower(t) nor t upper(t) to
+    decrease, and the default, AdaBound's pair, complies. lower = upper = 1: SGD with an averaged gradient and step
+    eta_t / sqrt(c_t). target = (lr / a)^2, eps = 0, lower and upper the squares of gamma t / (gamma t + 1) and its inverse:
+    AMSBound with final step a. Groups with quantize=False are AMSGrad without bias correction.
 
-    with L_t^2 = mean_i v^_(t,i), the Lipschitz factor as measured, squared and per weight: it has the units of v and
-    never decreases; rho_t = 1/t sum_(s<=t) ||w_s - alpha*_s sign(w_s)|| / ||w_s||: the mean instead of the sum, with
-    the sign that is missing in print, and relative to ||w||, so that it is a number and D drops out; alpha* = mean |w|,
-    the best scale in the plain norm (H = 1 avoids the circle, and where the bounds have met H is a multiple of 1).
-    `least_error` keeps c_t away from 0 for a tensor that is binary already, or has one weight. `quantisation_error` is
-    one term of rho. A number as `target` replaces c_t.
+    Units: lr has those of a weight, eps of a gradient, target of its square. lower, upper: callables of t, or numbers; they do
+    not travel in the state_dict; all else may differ between groups. ensemble: the first dimension of every parameter counts
+    independent runs, each with bounds of its own. state[p] has m, v and v^ under torch's names for AMSGrad, and a number per
+    run: "error" (rho), "target" (c).
 
-    lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1. The telescoping sum behind the first term of
-    Theorem 4 (AMSGrad's proof) needs t v~_t non-decreasing, given eta_t = lr / sqrt(t). As c_t does not decrease, it is
-    enough that neither lower(t) nor t upper(t) does: upper(t + 1) >= upper(t) t / (t + 1). The default, AdaBound's
-    pair, complies. (c_u itself rises while c_t rises faster than upper falls.)
-
-    Groups with quantize=False, as `QuantizedOptimizer` knows them, have no quantisation error: there c_l = 0, c_u =
-    infinity, that is AMSGrad without bias correction. With lower = upper = 1 the method is SGD with an averaged
-    gradient and step eta_t / sqrt(c_t), which is also where the default ends. With target (lr / a)^2 and lower and
-    upper the squares of gamma t / (gamma t + 1) and its inverse and eps = 0 it is
-    AMSBound with final step a, whose t upper(t) decreases while t < 1 / gamma.
-
-    Units: lr has those of a weight, eps of a gradient, target of its square. Multiplying the loss by k, eps by k and
-    target by k^2 changes nothing.
-
-    lower, upper: callables of t, or numbers; they belong to the optimizer and, like a scheduler's function, do not
-    travel in its state_dict. lr, betas, eps, target, least_error, box, sqrt_decay, ensemble may differ between
-    parameter groups. ensemble: the first dimension of every parameter counts independent runs, each with bounds of its
-    own.
-
-    state[p] has "step", "exp_avg" (m), "exp_avg_sq" (v), "max_exp_avg_sq" (v^), and a number per run: "error" (rho),
-    "target" (c).
-
-    Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails; RuntimeError
-    for sparse gradients. A gradient that is not finite spoils its own weight, as in Adam, and, where the bounds are
-    measured, its tensor.
-
+    Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails. A gradient that is
+    not finite spoils its own weight and, where the bounds are measured, its tensor.
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> base = BAMSProd([w], lr=0.5, betas=(0.0, 0.0), target=4.0, lower=1.0, upper=1.0, eps=0.0)
     >>> w.grad = torch.tensor([1.0, -2.0])
@@ -151,39 +94,31 @@ class BAMSProd(_Optimizer):
         ensemble: bool = False,
     ) -> None:
         self.lower, self.upper = as_schedule(lower), as_schedule(upper)
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "target": target,
-            "least_error": least_error,
-            "box": box,
-            "sqrt_decay": sqrt_decay,
-            "ensemble": ensemble,
-            "quantize": True,
-        }
-        super().__init__(params, defaults)
+        defaults = dict(lr=lr, betas=betas, eps=eps, target=target, least_error=least_error, box=box)
+        super().__init__(params, defaults | dict(sqrt_decay=sqrt_decay, ensemble=ensemble, quantize=True))
 
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "lower": self.lower, "upper": self.upper}
 
     @staticmethod
     def _check(group: dict) -> None:
-        beta1, beta2 = group["betas"]
-        for name, fits, allowed in (
-            ("lr", 0 <= group["lr"] < math.inf, "0 <= lr < inf"),
-            ("betas", 0 <= beta1 < 1 and 0 <= beta2 < 1, "0 <= beta < 1 for both"),
-            ("eps", 0 <= group["eps"] < math.inf, "0 <= eps < inf"),
-            (
-                "target",
-                group["target"] is None or 0 < group["target"] < math.inf,
-                "None (measured) or 0 < target < inf",
-            ),
-            ("least_error", 0 < group["least_error"] <= 1, "0 < least_error <= 1"),
-            ("box", group["box"] > 0, "box > 0"),
+        betas = group["betas"]
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise TypeError(f"betas={betas!r}: it must be two numbers, 0 <= beta < 1")
+        if not all([0 <= number("a beta", beta, finite=False) < 1 for beta in betas]):
+            raise ValueError(f"betas={betas!r}: allowed is 0 <= beta < 1 for both")
+        for name, allowed, fits in (
+            ("lr", "0 <= lr < inf", lambda x: 0 <= x < math.inf),
+            ("eps", "0 <= eps < inf", lambda x: 0 <= x < math.inf),
+            ("target", "None (measured) or 0 < target < inf", lambda x: 0 < x < math.inf),
+            ("least_error", "0 < least_error <= 1", lambda x: 0 < x <= 1),
+            ("box", "box > 0", lambda x: x > 0),
         ):
-            if not fits:
+            measured = name == "target" and group[name] is None
+            if not measured and not fits(number(name, group[name], finite=False)):
                 raise ValueError(f"{name}={group[name]!r}: allowed is {allowed}")
+        for name in ("ensemble", "sqrt_decay"):
+            _instance(name, group[name], bool, "True or False")
         if group["ensemble"] and any(p.dim() == 0 for p in group["params"]):
             raise ValueError("ensemble=True needs parameters whose first dimension counts the runs, got a scalar")
 
@@ -196,8 +131,6 @@ class BAMSProd(_Optimizer):
 
     def _states(self, params: list[Tensor], group: dict) -> list[dict]:
         for p in params:
-            if p.grad.is_sparse:
-                raise RuntimeError("BAMSProd does not support sparse gradients")
             if not self.state[p]:
                 runs = len(p) if group["ensemble"] else 1
                 self.state[p].update(step=0, error=[0.0] * runs, target=[0.0] * runs)
@@ -206,8 +139,7 @@ class BAMSProd(_Optimizer):
         return [self.state[p] for p in params]
 
     def _step(self, params: list[Tensor], group: dict) -> None:
-        states = self._states(params, group)
-        grads = [p.grad for p in params]
+        states, grads = self._states(params, group), [p.grad for p in params]
         mean, square, largest = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
         steps = [s["step"] + 1 for s in states]
         clip, measure = group["quantize"], group["quantize"] and group["target"] is None
@@ -227,15 +159,14 @@ class BAMSProd(_Optimizer):
         if clip:
             blocks, roots = [], []
             for x, s, (low, high) in zip(denominator, states, limits, strict=True):
-                runs = _runs(local(x), group)
+                runs = _runs(_local(x), group)
                 blocks += runs
                 for c in s["target"] if measure else [group["target"]] * len(runs):
                     roots.append((math.sqrt(c * low), math.sqrt(c * high) if high < math.inf else high))
             torch._foreach_clamp_min_(blocks, [low for low, _ in roots])
             torch._foreach_clamp_max_(blocks, [high for _, high in roots])
         torch._foreach_add_(denominator, group["eps"])
-        lr = float(group["lr"])
-        etas = [-lr / math.sqrt(t) if group["sqrt_decay"] else -lr for t in steps]
+        etas = [-float(group["lr"]) / (math.sqrt(t) if group["sqrt_decay"] else 1) for t in steps]
         torch._foreach_addcdiv_(params, mean, denominator, etas)
         if group["box"] < math.inf:
             torch._foreach_clamp_min_(params, -group["box"])
@@ -243,22 +174,22 @@ class BAMSProd(_Optimizer):
 
     @staticmethod
     def _measure(params: list[Tensor], largest: list[Tensor], states: list[dict], group: dict) -> None:
-        """Update rho_t and c_t of every run, from w_t and v^_t. The numbers come to the host, once per group."""
+        """Update rho_t and c_t of every run, from w_t and v^_t, on the host."""
         weights = [x for p in params for x in _runs(p, group)]
-        absolute, pieces = _norms(weights, 1)
-        euclidean, _ = _norms(weights, 2)
+        # In one piece, a float32 norm of millions of weights is off by a per cent on a processor.
+        pieces = [[w] if hasattr(w, "to_local") else [x for (x,) in _chunks(w)] for w in weights]
+        norms = [torch._foreach_norm([x for parts in pieces for x in parts], order) for order in (1, 2)]
         sums = [x.sum() for v in largest for x in _runs(v, group)]
-        numbers = iter(torch.cat([whole(torch.stack(x)) for x in (absolute, euclidean, sums)]).tolist())
-        absolute = [math.fsum(next(numbers) for _ in range(n)) for n in pieces]
-        squares = [math.fsum(next(numbers) ** 2 for _ in range(n)) for n in pieces]
-        counts = [max(x.numel(), 1) for x in weights]
-        errors = iter([_relative_error(*x) for x in zip(absolute, squares, counts, strict=True)])
-        lipschitz = iter([v / n for v, n in zip(numbers, counts, strict=True)])  # squared
-        for s in states:
-            for run, before in enumerate(s["target"]):
-                s["error"][run] += (next(errors) - s["error"][run]) / s["step"]
-                c = next(lipschitz) * max(s["error"][run], group["least_error"])
-                s["target"][run] = before if before >= c else c  # NaN gets through
+        numbers = iter(torch.cat([_whole(torch.stack(x)) for x in (*norms, sums)]).tolist())
+        absolute = [math.fsum(next(numbers) for _ in parts) for parts in pieces]
+        squares = [math.fsum(next(numbers) ** 2 for _ in parts) for parts in pieces]
+        runs = [(s, run) for s in states for run in range(len(s["target"]))]
+        for (s, run), w, l1, l2, v in zip(runs, weights, absolute, squares, numbers, strict=True):
+            n, before = max(w.numel(), 1), s["target"][run]
+            left = 1 - l1 * l1 / (n * l2) if l2 != 0 else 0.0  # ||w - alpha* sign(w)||^2 / ||w||^2
+            s["error"][run] += ((0.0 if left < 0 else math.sqrt(left)) - s["error"][run]) / s["step"]
+            c = v / n * max(s["error"][run], group["least_error"])
+            s["target"][run] = before if before >= c else c  # NaN gets through
 
 
 def _runs(x: Tensor, group: dict) -> Sequence[Tensor]:
@@ -271,14 +202,9 @@ class Bop(_Optimizer):
         m_t = (1 - gamma) m_(t-1) + gamma g_t                       (5), m_0 = 0
         w_t = -w_(t-1) where |m_t| > tau and sign(m_t) = sign(w_(t-1))      Algorithm 2; (6) prints >=
 
-    lr: gamma, the adaptivity rate, under the name that torch's schedulers decay, as the paper does; without units.
-    threshold: tau, in units of the gradient. The defaults are those of the paper's experiments.
-
-    A weight only changes its sign, so it stays on its level, or, in `QuantizedOptimizer`, keeps the size of its latent
-    weight: start from weights on the levels. Other parameters need an optimizer of their own (the paper: Adam). Raises
-    ValueError for values outside their range, a group with quantize=False and weights that are 0; RuntimeError for
-    sparse gradients.
-
+    lr: gamma, the adaptivity rate, under the name that torch's schedulers decay. threshold: tau, in units of the gradient.
+    Defaults: the paper's experiments. A weight only changes its sign: start from weights on the levels. Other parameters need
+    an optimizer of their own. Raises ValueError for values outside their range, quantize=False and weights that are 0.
     >>> w = nn.Parameter(torch.tensor([1.0, -1.0]))
     >>> optimizer = Bop([w], lr=1.0, threshold=0.5)
     >>> w.grad = torch.tensor([1.0, -0.25])  # the second is below the threshold
@@ -291,9 +217,9 @@ class Bop(_Optimizer):
 
     @staticmethod
     def _check(group: dict) -> None:
-        if not 0 < group["lr"] <= 1:
+        if not 0 < number("lr", group["lr"], finite=False) <= 1:
             raise ValueError(f"lr={group['lr']!r}: allowed is 0 < lr <= 1, it is the rate gamma of an average")
-        if not 0 <= group["threshold"] < math.inf:
+        if not 0 <= number("threshold", group["threshold"], finite=False) < math.inf:
             raise ValueError(f"threshold={group['threshold']!r}: allowed is 0 <= threshold < inf")
         if not group["quantize"]:
             raise ValueError("quantize=False: Bop only flips signs; give such parameters an optimizer of their own")
@@ -302,8 +228,6 @@ class Bop(_Optimizer):
 
     def _step(self, params: list[Tensor], group: dict) -> None:
         for p in params:
-            if p.grad.is_sparse:
-                raise RuntimeError("Bop does not support sparse gradients")
             if not self.state[p]:
                 self.state[p]["exp_avg"] = torch.zeros_like(p)
             m = self.state[p]["exp_avg"].lerp_(p.grad, group["lr"])

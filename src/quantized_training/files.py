@@ -1,15 +1,11 @@
 """Files that are written whole or not at all."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Write the parts, one after the other, beside `path` and move the file there: nobody ever sees half of it. Where that fails
-    (a full disk) nothing is left.
-
+    """Write the parts beside `path` and move the file there: nobody ever sees half of it, and a failure leaves nothing.
     >>> path = Path(tempfile.mkdtemp(), "weights")
     >>> write_whole(path, b"whole ", b"or not at all")
     >>> path.read_bytes()

@@ -1,7 +1,5 @@
 """Which parameters of a network are quantised, and on which scale."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 
@@ -10,118 +8,80 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .levels import Levels
+from .scales import Scale, channel_scales, least_squares_scale, scale_of
 
 QUANTIZE = ("all", "all but first and last", "3x3 only")
 SCALED = "parametrizations.weight.original"  # what torch calls a layer's weight after `scale_layers`
+#: The order of the groups, by the last words of their kind; at last any other.
+KINDS = "first layer,convolutions,linear layers,last layer,embeddings,biases,scales,normalisation,".split(",")
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
+def _layers(model: nn.Module, *more: type[nn.Module]) -> dict[str, nn.Module]:
     """The layers with a matrix of weights, in the order in which the model names them."""
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *more)
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def _kinds(model: nn.Module) -> dict[str, str]:
-    """What each parameter is: name -> one of the words that `summary` prints."""
-    layers = _layers(model)
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no linear layer and no convolution: there is nothing to quantise")
-    names, kinds = list(layers), {}
-    for name, parameter in model.named_parameters():
-        layer, _, what = name.replace(SCALED, "weight").rpartition(".")
-        if layer in layers and what == "weight":
-            size = getattr(layers[layer], "kernel_size", None)
-            kinds[name] = (
-                "first layer"
-                if layer == names[0]
-                else "last layer"
-                if layer == names[-1]
-                else "linear layers"
-                if size is None
-                else f"{'x'.join(map(str, size))} convolutions"
-            )
-        elif layer in layers:
-            kinds[name] = "biases"
-        else:
-            kinds[name] = "normalisation" if parameter.ndim <= 1 else "other parameters"
-    return kinds
+def _weight(module: nn.Module) -> Tensor:
+    """What is trained for a layer's weight: a parameter, unless another parametrisation than `Scale` makes it."""
+    return module.parametrizations.weight.original if scale_of(module) else module.weight
 
 
-def _place_in_table(kind: str) -> tuple[int, str]:
-    order = (
-        "first layer",
-        "convolutions",
-        "linear layers",
-        "last layer",
-        "biases",
-        "normalisation",
-        "other parameters",
-    )
-    place = next(i for i, word in enumerate(order) if kind.endswith(word))
-    return place, kind
+def _kinds(model: nn.Module, embeddings: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """name -> kind of the layers with weights to quantise, and of all parameters; a shared weight is of its first layer's."""
+    layers = {}
+    for name, module in _layers(model).items():
+        size = getattr(module, "kernel_size", None)
+        layers[name] = "linear layers" if size is None else f"{'x'.join(map(str, size))} convolutions"
+    if names := [*layers]:
+        layers[names[-1]] = "last layer"
+        layers[names[0]] = "first layer"
+    for name, module in _layers(model, nn.Embedding).items():
+        if name not in layers and (embeddings or scale_of(module)):
+            layers[name] = "embeddings"
+    weights: dict[Tensor, str] = {}
+    for name, kind in layers.items():
+        weights.setdefault(_weight(model.get_submodule(name)), kind)
+    scales = {p for module in model.modules() if isinstance(module, Scale) for p in module.parameters()}
+    found = {}
+    for name, p in model.named_parameters():
+        rest = "normalisation" if p.ndim <= 1 else "other parameters"
+        rest = "scales" if p in scales else "biases" if name.rpartition(".")[0] in layers else rest
+        found[name] = weights.get(p, rest)
+    return layers, found
 
 
-def least_squares_scale(w: Tensor, levels: Levels) -> float:
-    """The factor s > 0 for which the levels times s are closest to the weights: min_s sum_i min_q (w_i - s q)^2.
-
-    For {-1, +1} that is the mean of |w| (Rastegari et al., 2016). In general the weights are sorted once, so that the
-    best fit to a given rounding takes a few look-ups. From many values of s at once: round to the levels times s, take the s that
-    fits this rounding best, until nothing changes; the best of all is taken. For normal weights s is a multiple of their standard
-    deviation that depends on the levels alone. Raises ValueError for weights that are all zero or not finite, and where no
-    multiple of the levels is closer to them than zero.
-
-    >>> least_squares_scale(torch.tensor([-0.5, 0.25, 0.75]), Levels.binary())  # the mean of |w|
-    0.5
-    """
-    w = w.detach().double().flatten().sort().values.cpu()
-    q = levels.tensor(w)
-    middles = torch.tensor(levels.midpoints, dtype=torch.float64)
-    counts = torch.arange(len(w) + 1, dtype=torch.float64)
-    sums = torch.cat([torch.zeros(1, dtype=torch.float64), w.cumsum(0)])
-
-    def fit(s: Tensor) -> tuple[Tensor, Tensor]:
-        """sum w q and sum q^2 over the weights rounded to the levels times s, for s of shape (m,)."""
-        edges = torch.searchsorted(w, s[:, None] * middles)
-        edges = torch.cat([torch.zeros(len(s), 1).long(), edges, torch.full((len(s), 1), len(w))], 1)
-        return (sums[edges].diff(dim=1) * q).sum(1), (counts[edges].diff(dim=1) * q * q).sum(1)
-
-    largest = max(abs(v) for v in levels.hull)
-    reach = float(w.abs().max()) if len(w) else 0.0
-    if not 0 < reach < math.inf:
-        raise ValueError(f"a scale needs finite weights that are not all zero, got {len(w)} with largest size {reach}")
-    s = reach / largest * torch.logspace(-4, 1, 500, dtype=torch.float64)
-    for _ in range(100):  # each step lowers the error, which has several minima for few weights
-        cross, square = fit(s)
-        better = torch.where(cross > 0, cross / square, s)
-        if torch.equal(better, s):
-            break
-        s = better
-    cross, square = fit(s)
-    errors = s * s * square - 2 * s * cross  # less than that of s = 0
-    if not errors.min() < 0:
-        raise ValueError(f"no positive multiple of the levels {levels.values} is closer to these weights than zero")
-    return float(s[errors.argmin()])
+def _check(name: str, module: nn.Module, levels: Levels | None) -> None:
+    """Raise ValueError where the weights of a layer cannot be put on levels."""
+    if not isinstance(_weight(module), nn.Parameter):
+        raise ValueError(f"the weight of {name} is made of others (weight_norm?), which would be quantised")
+    if isinstance(module, nn.Embedding):
+        if module.sparse or module.max_norm is not None:
+            raise ValueError(f"{name}: an embedding with sparse=True or max_norm cannot be quantised")
+        if module.padding_idx is not None and levels is not None and 0.0 not in levels.values:
+            raise ValueError(f"{name}: its row of zeros (padding_idx={module.padding_idx}) is on none of {levels}")
 
 
-def groups(model: nn.Module, quantize: str = "all", levels: Levels | None = None, scaled: bool = False) -> list[dict]:
+def groups(
+    model: nn.Module,
+    quantize: str = "all",
+    levels: Levels | None = None,
+    scaled: bool = False,
+    embeddings: bool = False,
+) -> list[dict]:
     """Parameter groups for a base optimizer and `QuantizedOptimizer`, one for each kind of parameter.
 
-    quantize: "all" (the weights of all layers), "all but first and last" (layers, in the order in which the model names
-    them), or "3x3 only" (3 x 3 convolutions but the first and last layer; what the authors of ASkewSGD quantise in their
-    ImageNet code, whose first layer is 7 x 7). In a ResNet whose shortcuts have no parameters the last two are the same.
-    Biases and the parameters of normalisation are never quantised.
+    quantize: "all" (the weights of all layers), "all but first and last" (in the order in which the model names them), or
+    "3x3 only" (3 x 3 convolutions but the first and last layer, as in the ImageNet code of ASkewSGD's authors). Biases, learned
+    scales and normalisation are never quantised; embeddings where a linear layer shares the table or `scale_layers` scaled it,
+    and with embeddings=True (except under "3x3 only").
 
-    levels: the levels of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own,
-    whose levels are `levels` times `least_squares_scale` of its weights as they are now. The reason: weights start with
-    standard deviation sqrt(2 / inputs), 0.02 to 0.3 in a ResNet, a small part of the gap between integer levels. Rounded to
-    levels with a 0 nearly all of them are 0 at first, and a method that takes the gradient there stands still; rounded to -1
-    and 1 the last layer grows many times. On scaled levels rounding changes the weights as little as possible. The constants
-    of a method (epsilon, clip, dual_max, the regulariser's strength) are measured in units of the weights, so they have to
-    fit every layer's gap; `scale_layers` avoids that.
+    levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
+    `levels` times `least_squares_scale` of its weights as they are now; a method's constants (epsilon, clip, dual_max,
+    strength) then have to fit every layer's gap, which `scale_layers` avoids.
 
-    Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError for an
-    unknown `quantize`, where it leaves nothing to quantise, and for scaled=True without levels.
-
+    Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError where nothing
+    is left to quantise, for scaled=True without levels, and for weights that cannot be put on levels.
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     >>> [(g["kind"], g["quantize"]) for g in groups(model)]
     [('first layer', True), ('last layer', True), ('biases', False), ('normalisation', False)]
@@ -130,18 +90,22 @@ def groups(model: nn.Module, quantize: str = "all", levels: Levels | None = None
         raise ValueError(f"quantize={quantize!r}: allowed are {', '.join(map(repr, QUANTIZE))}")
     if scaled and levels is None:
         raise ValueError("scaled=True needs levels, e.g. Levels.integers(4): they are what is scaled")
-    kinds = _kinds(model)
-    chosen = set(kinds.values()) - {"biases", "normalisation", "other parameters"}
+    layers, kinds = _kinds(model, embeddings)
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no linear layer and no convolution: there is nothing to quantise")
+    chosen = set(layers.values())
     if quantize == "all but first and last":
         chosen -= {"first layer", "last layer"}
     elif quantize == "3x3 only":
         chosen &= {"3x3 convolutions"}
     if not chosen:
-        raise ValueError(
-            f"quantize={quantize!r} leaves nothing to quantise; the model has {', '.join(sorted(set(kinds.values())))}"
-        )
+        what = ", ".join(sorted(set(kinds.values())))
+        raise ValueError(f"quantize={quantize!r} leaves nothing to quantise; the model has {what}")
+    for name, kind in layers.items():
+        if kind in chosen:
+            _check(name or "the model", model.get_submodule(name), levels)
     parameters, result = dict(model.named_parameters()), []
-    for kind in sorted(set(kinds.values()), key=_place_in_table):
+    for kind in sorted(set(kinds.values()), key=lambda kind: ([*map(kind.endswith, KINDS)].index(True), kind)):
         names = [name for name, k in kinds.items() if k == kind]
         for part in [[n] for n in names] if scaled and kind in chosen else [names]:
             group = {"params": [parameters[n] for n in part], "quantize": kind in chosen, "kind": kind, "names": part}
@@ -151,63 +115,60 @@ def groups(model: nn.Module, quantize: str = "all", levels: Levels | None = None
     return result
 
 
-class _Times(torch.autograd.Function):
-    """v -> s v whose backward pass divides by s: a step of SGD on v then moves s v as it would have moved w = s v."""
-
-    @staticmethod
-    def forward(ctx, v: Tensor, s: Tensor) -> Tensor:
-        ctx.save_for_backward(s)
-        return s * v
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        (s,) = ctx.saved_tensors
-        return grad / s, None
-
-
-class Scale(nn.Module):
-    """A fixed positive factor between a layer's parameter and the weight it uses; see `scale_layers` for its gradient.
-
-    >>> Scale(0.5, like=torch.ones(1))(torch.tensor([-1.0, 1.0])).tolist()
-    [-0.5, 0.5]
-    """
-
-    def __init__(self, factor: float, like: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("factor", torch.tensor(factor, dtype=like.dtype, device=like.device))
-
-    def forward(self, v: Tensor) -> Tensor:
-        return _Times.apply(v, self.factor)
-
-    def right_inverse(self, w: Tensor) -> Tensor:
-        return w / self.factor
-
-
-def scale_layers(model: nn.Module, levels: Levels, quantize: str = "all") -> dict[str, float]:
+def scale_layers(
+    model: nn.Module,
+    levels: Levels,
+    quantize: str = "all",
+    per: str = "layer",
+    learned: bool = False,
+    embeddings: bool = False,
+) -> dict[str, float | Tensor]:
     """Scaled levels, written as a scaled layer: each layer that `groups` would quantise uses s v as its weight, v = w / s.
 
-    s is the layer's `least_squares_scale`, kept in the model's state. The network computes what it did before, and w lies on
-    the levels times s exactly where the parameter v lies on `levels`: all layers share one codebook, and one epsilon or clip
-    means the same in each. What arrives at v as its gradient is the gradient in w divided by s (the chain rule would multiply):
-    so a step of SGD on v, with momentum and weight decay, moves w exactly as the step on w would, whatever s is.
-    Returns the factors by the layers' names. Make the groups afterwards, with scaled=False. Raises ValueError as `groups`
-    does and for a layer that is scaled already.
+    per: "layer", or "channel" for an s for each output channel (row of an embedding): the `least_squares_scale` of its weights.
+    The network computes what it did before, and one codebook, epsilon or clip means the same in all layers. The gradient at v
+    is that in w divided by s (the chain rule would multiply), so that SGD on v moves w exactly as SGD on w would.
 
+    learned: s is a parameter too (group "scales"). Its gradient is sum_i g_i v_i / sqrt(n Q), with g that in w, n the number of
+    weights that share s and Q the largest level: the gradient scale of LSQ (Esser et al., 2020, section 2.2), whose own (3) has
+    v_i less the latent one inside the hull. There a step of s keeps s v, here v and with it the rounding.
+
+    Returns the factors by the layers' names (the first where layers share a weight). Make the groups afterwards, with
+    scaled=False. ValueError, before any change, as in `groups`, for a layer that is scaled already, and for a weight shared
+    with a module that is no such layer.
     >>> model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(1, 8)
     >>> before, factors = model(x), scale_layers(model, Levels.binary())
     >>> sorted(factors), torch.allclose(model(x), before)
     (['0', '2'], True)
+    >>> len(scale_layers(nn.Conv2d(3, 16, 5), Levels.integers(bits=4), per="channel", learned=True)[""])
+    16
     """
-    factors = {}
-    for group in groups(model, quantize, levels):
-        for name in group["names"] if group["quantize"] else []:
-            layer = name.removesuffix(".weight")
-            if name.endswith(SCALED):
-                raise ValueError(f"{name.removesuffix(SCALED)}weight is scaled already")
-            module = model.get_submodule(layer)
-            factors[layer] = least_squares_scale(module.weight, levels)
-            parametrize.register_parametrization(module, "weight", Scale(factors[layer], module.weight))
-    return factors
+    if per not in ("layer", "channel"):
+        raise ValueError(f"per={per!r}: allowed are 'layer' and 'channel'")
+    owners: dict[Tensor, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(p, []).append(name)
+    layers, plan = {id(m) for m in _layers(model, nn.Embedding).values()}, []
+    for group in groups(model, quantize, levels, embeddings=embeddings):
+        for p in group["params"] if group["quantize"] else []:
+            for name in owners[p]:
+                if name.endswith(SCALED):
+                    raise ValueError(f"{name.removesuffix(SCALED)}weight is scaled already")
+                layer, _, what = name.rpartition(".")
+                if what != "weight" or id(model.get_submodule(layer)) not in layers:
+                    raise ValueError(f"{owners[p][0]} is also {name}, no layer's weight, which would not be scaled")
+            factor = (least_squares_scale if per == "layer" else channel_scales)(p, levels)
+            plan.append((p, [name.rpartition(".")[0] for name in owners[p]], factor))
+    top = levels.hull[1] if levels.hull[1] > 0 else -levels.hull[0]
+    for p, names, factor in plan:
+        shared = p.numel() if per == "layer" else p[0].numel()
+        scale = Scale(factor, p, 1 / math.sqrt(shared * top) if learned else None)
+        v = scale.right_inverse(p.detach())
+        for name in names:  # each of them divides p
+            parametrize.register_parametrization(model.get_submodule(name), "weight", scale)
+            with torch.no_grad():
+                p.copy_(v)
+    return {names[0]: factor for _, names, factor in plan}
 
 
 @torch.no_grad()
@@ -216,23 +177,32 @@ def reestimate_batch_norm(
 ) -> None:
     """Replace the running statistics of every batch normalisation by their plain averages over the batches.
 
-    Rounding changes what a layer puts out, the running statistics remain those of the weights before. Everything else in
-    the model is left as it is and runs in evaluation mode. forward: what is done with a batch, by default model(batch).
-
+    All else in the model stays as it is and runs in evaluation mode. forward: what is done with a batch, by default
+    model(batch), or model(batch[0]) of a tuple or list. Whatever is raised (ValueError for no batch), nothing has changed.
     >>> norm = nn.BatchNorm1d(1)
     >>> reestimate_batch_norm(norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
     >>> norm.running_mean.item()
     4.0
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    training, momenta = model.training, [m.momentum for m in norms]
-    model.eval()
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # torch's word for the plain average
-        m.train()
-    for batch in batches:
-        (forward or model)(batch)
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
-    model.train(training)
+    modes, momenta = [(m, m.training) for m in model.modules()], [(m, m.momentum) for m in norms]
+    before, batch = [(b, b.clone()) for m in norms for b in m.buffers()], None
+    try:
+        model.eval()
+        for m in norms:
+            m.reset_running_stats()
+            m.momentum = None  # torch's word for the plain average
+            m.train()
+        for batch in batches:
+            forward(batch) if forward else model(batch[0] if isinstance(batch, tuple | list) else batch)
+        if batch is None:
+            raise ValueError("there is no batch to take statistics from (an iterator that is used up?)")
+    except BaseException:
+        for buffer, value in before:
+            buffer.copy_(value)
+        raise
+    finally:
+        for m, momentum in momenta:
+            m.momentum = momentum
+        for m, mode in modes:
+            m.training = mode

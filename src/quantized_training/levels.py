@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from .arguments import _integer, _real_weights, number
+
 
 @lru_cache(maxsize=256)
-def _on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device, apart: bool = False) -> Tensor:
+    """The values as a tensor; apart: ValueError where the dtype cannot tell them apart."""
     with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
-        return torch.tensor(values, dtype=dtype, device=device)
+        stored = torch.tensor(values, dtype=dtype)
+        if apart and not (stored.isfinite().all() and (stored[1:] > stored[:-1]).all()):
+            raise ValueError(f"the levels {values} cannot be told apart in {dtype}; use a finer dtype")
+        return stored.to(device)
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The admissible values of one weight, in increasing order.
-
-    Raises ValueError when there are fewer than two values, or when they are not finite and strictly increasing.
-
+    """The admissible values of one weight: two or more finite numbers, strictly increasing; else ValueError.
     >>> levels = Levels.integers(bits=2)
     >>> levels.values, levels.nearest(torch.tensor([-0.75, 0.5, 9.0])).tolist()
     ((-2.0, -1.0, 0.0, 1.0), [-1.0, 1.0, 1.0])
@@ -30,12 +34,12 @@ class Levels:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        values = tuple(float(q) for q in self.values)
+        if isinstance(self.values, str) or not isinstance(self.values, Iterable):
+            raise TypeError(f"levels must be a sequence of numbers, e.g. (-1, 1), got {self.values!r}")
+        values = tuple(float(number("a level", q)) for q in self.values)
         object.__setattr__(self, "values", values)
         if len(values) < 2:
             raise ValueError(f"levels need at least two values, got {values}")
-        if not all(math.isfinite(q) for q in values):
-            raise ValueError(f"levels must be finite numbers, got {values}")
         if any(a >= b for a, b in zip(values, values[1:], strict=False)):
             what = "repeat a value" if len(set(values)) < len(values) else "are not sorted"
             raise ValueError(f"levels {values} {what}; they must be strictly increasing, e.g. (-1, 1)")
@@ -52,32 +56,25 @@ class Levels:
 
     @classmethod
     def integers(cls, bits: int) -> Levels:
-        """The integers -2^(bits-1) .. 2^(bits-1) - 1 (paper, section 6).
-
-        For one bit that formula gives {-1, 0}, while the paper's one-bit tasks use {-1, +1}: ask for `binary()` there.
-        Raises ValueError for bits < 2.
-        """
-        if bits < 2:
-            raise ValueError(
-                f"bits={bits}: allowed are 2, 3, ...; for one bit use Levels.binary() "
-                "(the formula would give {-1, 0}, the paper's tasks use {-1, +1})"
-            )
+        """The integers -2^(bits-1) .. 2^(bits-1) - 1 (paper, section 6). For one bit that would be {-1, 0}, while the paper's
+        tasks use `binary()`: ValueError for bits outside 2 .. 16."""
+        if not 2 <= _integer("bits", bits, -(2**31), 2**31) <= 16:
+            raise ValueError(f"bits={bits}: allowed are 2, 3, ... 16; for one bit use Levels.binary()")
         return cls(tuple(float(q) for q in range(-(2 ** (bits - 1)), 2 ** (bits - 1))))
 
     @classmethod
     def for_bits(cls, bits: int) -> Levels:
         """The codebook of 2^bits levels that the paper's tasks use: `binary()` for one bit, else `integers(bits)`."""
-        return cls.binary() if bits == 1 else cls.integers(bits)
+        return cls.binary() if type(bits) is int and bits == 1 else cls.integers(bits)
 
     def scaled(self, factor: float) -> Levels:
         """The same codebook times a positive factor, e.g. one per layer."""
-        if not factor > 0:
-            raise ValueError(f"factor={factor}: a codebook can only be scaled by a positive number")
+        factor = number("factor", factor, 0, strict=True)
         return Levels(tuple(factor * q for q in self.values))
 
     @property
     def gaps(self) -> tuple[float, ...]:
-        """Distances between neighbouring levels, K - 1 of them."""
+        """The K - 1 distances between neighbouring levels."""
         return tuple(b - a for a, b in zip(self.values, self.values[1:], strict=False))
 
     @property
@@ -91,35 +88,36 @@ class Levels:
         return self.values[0], self.values[-1]
 
     def tensor(self, like: Tensor) -> Tensor:
-        """The levels as a tensor of shape (K,) with the dtype and device of `like`."""
-        return _on(self.values, like.dtype, like.device).clone()
+        """The levels, shape (K,), as `like`; ValueError where its dtype cannot tell them apart, TypeError for integers."""
+        return self._on("like", like).clone()
+
+    def _on(self, name: str, w: Tensor) -> Tensor:
+        return _on(self.values, _real_weights(name, w).dtype, w.device, apart=True)
 
     def vectors(self, n: int, dtype: torch.dtype | None = None) -> Tensor:
         """All K^n admissible vectors of n weights, the set of (P1), one per row: shape (K^n, n), in lexicographic order.
-
-        dtype: default torch's default. Raises ValueError for n < 1 and for more than 2^22 vectors.
-        """
+        ValueError for n < 1 and for more than 2^22 vectors."""
         k = len(self.values)
         if n < 1 or n * math.log2(k) > 22:
-            what = f"{k}^{n} vectors are more than can be listed" if n >= 1 else "there must be a weight"
-            raise ValueError(f"n={n} with {k} levels: {what}; allowed is n >= 1 with K^n <= 2^22")
-        index = torch.arange(k**n)
-        digits = [index // k ** (n - 1 - i) % k for i in range(n)]
-        return torch.tensor(self.values, dtype=dtype)[torch.stack(digits, dim=1)]
+            raise ValueError(f"n={n}: {k}^{n} vectors are too many, or there must be a weight: n >= 1 with K^n <= 2^22")
+        return torch.cartesian_prod(*[torch.tensor(self.values, dtype=dtype)] * n).view(-1, n)
 
     def cell(self, w: Tensor) -> Tensor:
         """Index 0 .. K-1 of the level nearest to each weight; a midpoint belongs to the upper level."""
         return torch.bucketize(w.contiguous(), _on(self.midpoints, w.dtype, w.device), right=True)
 
     def nearest(self, w: Tensor) -> Tensor:
-        """Each weight rounded to its nearest level: shape, dtype and device of `w`.
-
-        A midpoint is rounded up, which for {-1, +1} is equation (1): sign(w) with sign(0) = +1.
-        """
-        if len(self.values) == 2:  # the hot path of every binary method
-            low, high = _on(self.values, w.dtype, w.device)
-            return torch.where(w >= self.midpoints[0], high, low)
-        return _on(self.values, w.dtype, w.device)[self.cell(w)]
+        """Each weight rounded to its nearest level: shape, dtype and device of `w`; NaN where it is NaN. A midpoint is
+        rounded up, which for {-1, +1} is equation (1): sign(w) with sign(0) = +1. Raises as `tensor`."""
+        values = self._on("w", w)
+        if len(values) == 2:  # the hot path of every binary method
+            rounded = torch.where(w >= self.midpoints[0], values[1], values[0])
+        else:
+            rounded = values[self.cell(w)]
+        # A sum is NaN where one of its terms is, and costs less than looking; only a sum can be NaN without them, too.
+        if torch.compiler.is_compiling() or w.device.type != "cpu" or w.sum().isnan():
+            rounded = torch.where(w.isnan(), w, rounded)
+        return rounded
 
     def gap(self, w: Tensor) -> Tensor:
         """Index j of the interval that contains each weight: 0 below q_1, j on [q_j, q_(j+1)), K from q_K on."""

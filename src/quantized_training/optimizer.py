@@ -1,40 +1,39 @@
 """`QuantizedOptimizer`: any torch optimizer plus one method, around an ordinary training loop."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from .arguments import _instance, _real_weights, number
+from .checkpoint import _Checkpoints, _write_plain_numbers
 from .levels import Levels
 from .methods import Method
-from .methods.base import chunks
+from .methods.base import _chunks
+from .progress import Progress
+from .schedules import _tried
+from .transaction import _coarse, _passes_decay, _surely, _Transaction, _whole
+
+#: Bases of torch.optim whose `weight_decay` adds to the gradient. Any other may decay past the method.
+COUPLED = ("SGD", "Adam", "NAdam", "RAdam", "Adagrad", "Adadelta", "Adamax", "RMSprop", "ASGD", "Rprop")
+PATIENCE = 1000  # steps without anneal() after which a method that has something to anneal says so
 
 
-def whole(t: Tensor) -> Tensor:
-    """A tensor whose parts lie on several processes (DTensor), on each of them.
-
-    >>> whole(torch.ones(2)).tolist()  # an ordinary tensor is
-    [1.0, 1.0]
-    """
-    return t.full_tensor() if hasattr(t, "full_tensor") else t
-
-
-class QuantizedOptimizer(torch.optim.Optimizer):
+class QuantizedOptimizer(_Checkpoints):
     """Train the parameters of `base` so that they can be rounded to the levels of `method`.
 
     Parameter groups of `base` may carry `quantize` (default True; False for biases, normalisation, a last layer) and
-    `levels` (default: the method's). The parameter groups are shared with `base`, so learning-rate schedulers work on
-    either. Between steps a parameter holds the point at which the method takes the gradient: the latent weight itself,
-    or its rounding (BinaryConnect, straight-through); `latent()` and `quantized()` show the other views.
+    `levels` (default: the method's); both may change between steps. The groups are shared with `base`, so learning-rate
+    schedulers work on either. Between steps a parameter holds the point at which the method takes the gradient: the latent
+    weight (kept in float32 for half precision), or its rounding. Weight decay passes through a method with a constraint.
 
-    step() raises FloatingPointError when a gradient is not finite and RuntimeError inside `quantized()` or `latent()`,
-    before anything is changed; also where a parameter was overwritten by somebody else (except through `p.data`, which
-    torch does not count as a change: it is lost at the next step). The constructor, `add_param_group` and step() raise
-    ValueError where the method cannot work with a group's levels or learning rate.
-
+    step() is a transaction: whatever is raised in it (Ctrl-C, the base, no memory), all is as before the step or as after it,
+    and training can go on; only the base's own state (momentum) may have advanced. It raises FloatingPointError where a gradient
+    or a new weight is not finite, RuntimeError inside a view and where a parameter was overwritten (`adopt` accepts that; a
+    change through `p.data` is lost), and, like the constructor, TypeError or ValueError where the method cannot take a group.
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.5), StraightThrough(Levels.binary()))
     >>> (w - 0.5).square().sum().backward()  # at the signs
@@ -49,210 +48,267 @@ class QuantizedOptimizer(torch.optim.Optimizer):
     def __init__(self, base: torch.optim.Optimizer, method: Method) -> None:
         if isinstance(base, QuantizedOptimizer) or not isinstance(base, torch.optim.Optimizer):
             raise TypeError(f"base must be an ordinary torch optimizer, got {type(base).__name__}")
-        if not isinstance(method, Method):
-            raise TypeError(f"method must be a Method object, e.g. BinaryConnect(levels), got {method!r}")
+        _instance("method", method, Method, "a Method object, e.g. BinaryConnect(levels)")
         if isinstance(base, torch.optim.LBFGS):
-            raise TypeError(
-                "LBFGS evaluates its closure at points of its own choice, past the method; use another base"
-            )
+            raise TypeError("LBFGS calls its closure at points of its own choice, past the method; use another base")
         self.base, self.method = base, method
         self._view: str | None = None
-        self._descents: dict[Tensor, Tensor] = {}  # kept, because fresh memory costs more than the arithmetic
-        self._linked = False
+        self._linked, self._steps = False, 0
+        self._seen: dict[Tensor, tuple[int, Levels]] = {}  # quantised: version and levels after the last step
+        self._kept: dict[Tensor, dict[str, Tensor]] = {}  # memory of the steps
         super().__init__(base.param_groups, {})
-        self.param_groups, self.defaults = base.param_groups, base.defaults
-        self._linked = True
+        self.state = _State(dict)
+        self.state.full = self._full
+        self.param_groups, self.defaults, self._linked = base.param_groups, base.defaults, True
         for group in self.param_groups:
             self._check(group)
-        for group in self.param_groups:
-            self._adopt(group)
+        self._follow()
+        _write_plain_numbers(base)
 
     def add_param_group(self, param_group: dict) -> None:
         """As in torch; the group is added to the base optimizer, too."""
         if not self._linked:  # torch's constructor collects the groups of `base` through this method
             return super().add_param_group(param_group)
+        self._refuse_in_view("add_param_group()")
         self.base.add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
-        self._adopt(self.param_groups[-1])
+        self._follow()
 
     def _check(self, group: dict) -> None:
         """Complete a parameter group's settings; raise where the method cannot work with them."""
-        group.setdefault("quantize", True)
-        if not isinstance(group.setdefault("levels", self.method.levels), Levels):
-            raise TypeError(f"a parameter group's levels must be a Levels object, got {group['levels']!r}")
+        levels = group.setdefault("levels", self.method.levels)
+        quantize = _instance("a parameter group's quantize", group.setdefault("quantize", True), bool, "True or False")
+        _instance("a parameter group's levels", levels, Levels, "a Levels object")
+        lr = number("lr", group["lr"], 0) if "lr" in group else 0.0
         if group.get("maximize"):
             raise ValueError("maximize=True: the methods minimise; negate the loss instead")
-        if group["quantize"]:
-            self.method.check(group["levels"], group["lr"])
+        if not quantize:
+            return
+        if not group["params"] or any(self._seen.get(p, (0, None))[1] != levels for p in group["params"]):
+            self.method.check_plan(levels)
+            for p in group["params"]:
+                self._check_parameter(p, levels)
+        self.method.check(levels, lr)
+        if _passes_decay(self.method, group):
+            name, apart = type(self.base).__name__, group.get("decoupled_weight_decay")
+            if name not in COUPLED or not type(self.base).__module__.startswith("torch.optim") or apart:
+                raise ValueError(
+                    f"weight_decay={group['weight_decay']} of {name} moves weights past the method, out of its feasible set; "
+                    f"set it to 0 in quantised groups, or take a base that adds it to the gradient: {', '.join(COUPLED)}"
+                )
+
+    def _check_parameter(self, p: Tensor, levels: Levels) -> None:
+        what = self._describe(p)
+        _real_weights(what, p)
+        if p.is_meta:
+            raise TypeError(f"{what} is on the meta device: weights need memory")
+        levels.tensor(p)
+        if not _whole(p.detach().sum()).isfinite() and not _whole(p.detach().isfinite().all()):
+            raise ValueError(f"{what} has entries that are NaN or infinite")
+
+    def _describe(self, p: Tensor) -> str:
+        for k, group in enumerate(self.param_groups):
+            for i, q in enumerate(group["params"]):
+                if q is p:
+                    names = group.get("param_names") or group.get("names")
+                    return f"parameter {repr(names[i]) if names else f'{i} of group {k}'} of shape {tuple(p.shape)}"
+
+    # Latent weights
 
     @torch.no_grad()
-    def _adopt(self, group: dict) -> None:
-        if group["quantize"]:
+    def _follow(self) -> None:
+        """Follow what changed in the groups: parameters that are new, or whose `quantize` or `levels` are others."""
+        for group in self.param_groups:
+            levels, quantize = group["levels"], group["quantize"]
             for p in group["params"]:
-                if not self.method.forward_is_latent:
-                    self.state[p]["latent"] = p.detach().clone()
-                    self._round(p, group)
+                seen = self._seen.get(p)
+                if not quantize:
+                    if seen is not None:  # switched off: the latent weights are what is trained on
+                        p.copy_(self._latent(p))
+                        for store in (self._seen, self.state, self._kept):
+                            store.pop(p, None)
+                elif seen is None or (self._apart(p) and "latent" not in self.state[p]):
+                    self._take(p, p, levels)
+                elif seen[1] is not levels and seen[1] != levels:
+                    self._take(p, self._latent(p), levels)
 
-    def _parts(self, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-        return chunks(*tensors) if self.method.elementwise else [tensors]
+    def _apart(self, p: Tensor) -> bool:
+        """Whether the latent weights are another tensor than the parameter."""
+        return not self.method.forward_is_latent or _coarse(p)
 
-    def _round(self, p: Tensor, group: dict) -> None:
-        """Put the method's forward point of the latent weights into p."""
-        state = self.state[p]
-        for x, latent in self._parts(p.detach(), state["latent"]):
-            x.copy_(self.method.forward_point(latent, group["levels"], state))
-        state["version"] = p._version
-
-    def _descent(self, p: Tensor, latent: Tensor, group: dict) -> Tensor:
-        """What the base optimizer takes for the gradient of p."""
-        if type(self.method).descent is Method.descent:
-            return p.grad
-        if p not in self._descents:
-            self._descents[p] = torch.empty_like(p.grad)
-        for grad, w, out in self._parts(p.grad, latent.detach(), self._descents[p]):
-            found = self.method.descent(grad, w, group["levels"], self.state[p], out)
-            if found is not out:
-                out.copy_(found)
-        return self._descents[p]
-
-    def _correct(self, p: Tensor, group: dict) -> None:
-        """What the method does after the base optimizer's step from the latent weights, which is in p."""
-        if not self.method.forward_is_latent:
-            both = self._parts(p.detach(), self.state[p]["latent"])
-        elif type(self.method).after_step is not Method.after_step:
-            both = ((x, x) for (x,) in self._parts(p.detach()))
+    def _take(self, p: Tensor, latent: Tensor, levels: Levels) -> None:
+        """Make `latent` the latent weights of p, without multipliers or anything else of the method."""
+        if self._apart(p):
+            state = {"latent": latent.detach().to(torch.float32 if _coarse(p) else p.dtype, copy=True)}
+            for x, y in self.method.pieces(p.detach(), state["latent"]):
+                x.copy_(self.method.forward_point(y, levels, state))
+            self.state[p] = state
         else:
-            return
-        for x, latent in both:
-            latent.copy_(self.method.after_step(x, group["levels"], self.state[p], group["lr"]))
-        if not self.method.forward_is_latent:
-            self._round(p, group)
+            self.state.pop(p, None)
+            p.copy_(latent.detach())
+        self._seen[p] = (p._version, levels)
 
     def _latent(self, p: Tensor) -> Tensor:
         """The latent weights of p; raises RuntimeError where p was overwritten by somebody else since the last step."""
-        if self.method.forward_is_latent:
+        if not self._apart(p):
             return p
-        state = self.state[p]
-        if state["version"] != p._version:
+        if self._changed(p):
             raise RuntimeError(
-                f"a parameter of shape {tuple(p.shape)} was changed outside the optimizer, so its latent weights no longer "
-                "belong to it; load weights before the QuantizedOptimizer is made, or load its own state_dict"
+                f"{self._describe(p)} was changed outside the optimizer; optimizer.adopt() goes on from the parameters as they "
+                "are, load_state_dict from a checkpoint"
             )
-        return state["latent"]
+        return self.state[p]["latent"]
 
-    @staticmethod
-    def _raise_where_not_finite(gradients: list[Tensor]) -> None:
-        for g in gradients:
-            if count := int(whole((~g.isfinite()).sum())):
-                raise FloatingPointError(
-                    f"the gradient of a parameter of shape {tuple(g.shape)} has {count} entries that are NaN or infinite; "
-                    "no parameter was changed (lower the learning rate, or look for a division by zero)"
-                )
+    def _changed(self, p: Tensor) -> bool:
+        return self._apart(p) and self._seen[p][0] != p._version
+
+    def _full(self) -> bool:
+        return self._steps > 0 or any(self._changed(p) for p in self._seen)
 
     def _quantized_parameters(self) -> Iterator[tuple[dict, Tensor]]:
-        for group in self.param_groups:
-            if group["quantize"]:
-                for p in group["params"]:
-                    yield group, p
+        return ((group, p) for group in self.param_groups if group["quantize"] for p in group["params"])
 
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Go on from the parameters as they are (loaded, averaged, edited); the method's own state starts anew."""
+        self._refuse_in_view("adopt()")
+        for group, p in self._quantized_parameters():
+            self._check_parameter(p, group["levels"])
+        for group, p in self._quantized_parameters():
+            self._take(p, p, group["levels"])
+
+    @torch.no_grad()
+    def switch(self, method: Method) -> None:
+        """Go on with another method from the latent weights; groups with the old method's levels get the new one's. Raises as
+        the constructor, before anything changes."""
+        self._refuse_in_view("switch()")
+        _instance("method", method, Method, "a Method object, e.g. BinaryConnect(levels)")
+        self._follow()
+        old, latents = self.method, [(group, p, self._latent(p)) for group, p in self._quantized_parameters()]
+        own, seen = [group for group in self.param_groups if group["levels"] == old.levels], self._seen
+        try:
+            self.method, self._seen = method, {}
+            for group in own:
+                group["levels"] = method.levels
+            for group in self.param_groups:
+                self._check(group)
+        except BaseException:
+            self.method, self._seen = old, seen
+            for group in own:
+                group["levels"] = old.levels
+            raise
+        for group, p, latent in latents:
+            self._take(p, latent, group["levels"])
+        self._steps = 0
+
+    # Steps
+
+    @torch._disable_dynamo  # compiled, the method's kernels would round otherwise, or not run at all
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One training step; returns the closure's loss where a closure is given."""
-        if self._view is not None:
-            raise RuntimeError(
-                f"step() inside `with optimizer.{self._view}():` would train the {self._view} weights; leave the block first"
-            )
+        self._refuse_in_view("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        parameters = [(group, p) for group, p in self._quantized_parameters() if p.grad is not None]
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        # A finite sum has finite terms, and adding up is many times faster than looking; only a sum can overflow, too.
-        if gradients and not whole(torch.stack([g.sum() for g in gradients])).isfinite().all():
-            self._raise_where_not_finite(gradients)
+        self.param_groups = self.base.param_groups
         for group in self.param_groups:
-            if group["quantize"]:
-                self.method.check(group["levels"], group["lr"])
-        latents = [self._latent(p) for _, p in parameters]
-        originals = [p.grad for _, p in parameters]
-        for (group, p), latent in zip(parameters, latents, strict=True):
-            p.grad = self._descent(p, latent, group)
-            if latent is not p:
-                p.copy_(latent)
-        try:
-            self.base.step()
-        finally:  # what a caller logs afterwards is the loss's gradient
-            for (_, p), original in zip(parameters, originals, strict=True):
-                p.grad = original
-        for group, p in parameters:
-            self._correct(p, group)
+            if sparse := [p for p in group["params"] if p.grad is not None and p.grad.is_sparse]:
+                raise RuntimeError(f"{self._describe(sparse[0])} has a sparse gradient: use sparse=False")
+            self._check(group)
+        self._follow()
+        for _, p in self._quantized_parameters():
+            if p.grad is not None:
+                self._latent(p)
+        _Transaction(self).run()
+        self._steps += 1
+        plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
+        if plan is not None and len(set(_tried(plan).values())) > 1:
+            what = f"{type(self.method).__name__}: {PATIENCE} steps without a call of optimizer.method.anneal()"
+            warnings.warn(f"{what}, which its schedule needs, once per epoch or so", stacklevel=3)
         return loss
+
+    # Views
+
+    def _refuse_in_view(self, what: str) -> None:
+        if self._view is not None:
+            raise RuntimeError(f"{what} inside `with optimizer.{self._view}():` is not possible; leave the block first")
 
     @contextmanager
     def _show(self, view: str, weights: Callable[[Tensor, dict], Tensor]) -> Iterator[None]:
         if self._view is not None:
             raise RuntimeError(f"already inside `with optimizer.{self._view}():`")
+        self._follow()
         # _latent may raise, so all of them come before the first change
-        latents = [(group, p, self._latent(p)) for group, p in self._quantized_parameters()]
-        held = [(p, p.detach().clone()) for _, p, _ in latents]
-        with torch.no_grad():
-            for group, p, latent in latents:
-                p.copy_(weights(latent, group))
+        shown = [(group, p, not self._changed(p)) for group, p in self._quantized_parameters()]
+        latents = [self._latent(p) if known or view == "latent" else p for _, p, known in shown]
+        held, inside = [p.detach().clone() for _, p, _ in shown], []
+
+        @torch.no_grad()
+        def restore() -> None:
+            for (group, p, known), value in zip(shown, held, strict=True):
+                p.copy_(value)
+                if known:
+                    self._seen[p] = (p._version, group["levels"])
+            self._view = None
+
         self._view = view
         try:
-            yield
-        finally:
-            self._view = None
             with torch.no_grad():
-                for p, value in held:
-                    p.copy_(value)
-                    if not self.method.forward_is_latent:
-                        self.state[p]["version"] = p._version
+                for (group, p, _), latent in zip(shown, latents, strict=True):
+                    for x, y in _chunks(p.detach(), latent.detach()):
+                        x.copy_(weights(y, group))
+            inside = [p._version for _, p, _ in shown]
+            yield
+            for i, ((group, p, _), latent, value) in enumerate(zip(shown, latents, held, strict=True)):
+                for x, y in _chunks(p.detach(), value if latent is p else latent):  # `p.data.copy_` leaves the version
+                    if not torch.equal(x.nan_to_num(), weights(y, group).to(x.dtype).nan_to_num()):
+                        inside[i] = None
+        finally:
+            written = [p for (_, p, _), version in zip(shown, inside, strict=False) if p._version != version]
+            _surely(restore)
+        if written:
+            raise RuntimeError(
+                f"{self._describe(written[0])} was written to inside `with optimizer.{view}():`, which is undone; load weights "
+                "outside of it, then call optimizer.adopt()"
+            )
 
     def quantized(self):
-        """Context in which every quantised parameter lies exactly on its levels (the latent weights, rounded)."""
+        """Context in which every quantised parameter lies exactly on its levels: its latent weights, or what was written over
+        it since the last step, rounded. For reading only: a state_dict changes back at the end, `finish` returns a copy."""
         return self._show("quantized", lambda latent, group: group["levels"].nearest(latent))
 
     def latent(self):
-        """Context in which every quantised parameter holds its latent weights."""
+        """Context in which every quantised parameter holds its latent weights (rounded to its own precision)."""
         return self._show("latent", lambda latent, group: latent)
 
-    def state_dict(self) -> dict:
-        """Everything a resumed run needs: the base optimizer's state, latent weights, dual variables, annealing."""
-        index = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
-        base = self.base.state_dict()
-        for group in base["param_groups"]:
-            group["levels"] = group["levels"].values  # plain numbers: torch.load reads them without custom classes
-        return {
-            "base": base,
-            "weights": {
-                index[p]: {k: v for k, v in self.state[p].items() if k != "version"}
-                for _, p in self._quantized_parameters()
-            },
-            "kind": type(self.method).__name__,
-            "method": self.method.state_dict(),
-        }
+    def progress(self, most: int = 2**15) -> Progress:
+        """How far the latent weights have come. most: a larger group is judged by that many of its weights, always the same."""
+        self._refuse_in_view("progress()")
+        self._follow()
+        return Progress.of(self, most)
 
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Restore `state_dict`. Load the model's own state_dict first: it carries the weights of the other parameters."""
-        if self._view is not None:
-            raise RuntimeError(f"load_state_dict() inside `with optimizer.{self._view}():`: leave the block first")
-        kind = type(self.method).__name__
-        if state_dict["kind"] != kind:
-            raise ValueError(f"this state belongs to the method {state_dict['kind']}, the optimizer runs {kind}")
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        groups = [{**group, "levels": Levels(group["levels"])} for group in state_dict["base"]["param_groups"]]
-        self.base.load_state_dict({**state_dict["base"], "param_groups": groups})
-        self.param_groups = self.base.param_groups
-        self.method.load_state_dict(state_dict["method"])
-        for i, saved in state_dict["weights"].items():
-            p = parameters[i]
-            self.state[p] = {k: v.to(p.device, copy=True) if isinstance(v, Tensor) else v for k, v in saved.items()}
-            if not self.method.forward_is_latent:
-                self.state[p]["version"] = p._version
+    # Copies
+
+    def __getstate__(self) -> dict:
+        self._refuse_in_view("a copy")
+        seen = {p: (self._changed(p), levels) for p, (_, levels) in self._seen.items()}
+        return super().__getstate__() | {"base": self.base, "method": self.method, "_seen": seen, "_steps": self._steps}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({"_view": None, "_linked": True, "_kept": {}} | state)
+        self._seen = {p: (-1 if changed else p._version, levels) for p, (changed, levels) in self._seen.items()}
+        self.state.full = self._full
+        _write_plain_numbers(self.base)
+
+
+class _State(defaultdict):
+    """Counts as empty until a step was taken: torch.distributed.checkpoint then takes one, with the learning rate 0."""
+
+    def __bool__(self) -> bool:
+        return self.full()

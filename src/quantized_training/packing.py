@@ -1,15 +1,11 @@
 """Quantised weights as they are stored: 1, 2 or 4 bits each, in memory and in a file.
 
-A file is 8 bytes that name the format, the SHA-256 of everything behind it, the length of a JSON header (8 bytes, little
-endian), the header, and the tensors one after the other. The header lists them by name with shape, type and, where a tensor is
-packed, its levels; the other parameters and buffers are stored as they are. With the hash in front, any change is noticed.
+A file is 8 bytes that name the format, the SHA-256 of what follows, and what torch.save made of `entries` (see `contents`) and
+of `data`, the bytes of all tensors one after the other.
 """
 
-from __future__ import annotations
-
-import ctypes
 import hashlib
-import json
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,15 +15,11 @@ from torch import Tensor, nn
 from .files import write_whole
 from .levels import Levels
 
-MAGIC = b"QTPACK1\n"
-DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
-DTYPES |= {str(d).removeprefix("torch."): d for d in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)}
-DTYPES["bool"] = torch.bool
+MAGIC = b"QTPACK2\n"
 
 
 def bits(levels: Levels) -> int:
     """Bits per weight: 1 for two levels, 2 for up to four, 4 for up to sixteen. Raises ValueError for more.
-
     >>> bits(Levels.binary()), bits(Levels.ternary()), bits(Levels.integers(bits=4))
     (1, 2, 4)
     """
@@ -37,98 +29,103 @@ def bits(levels: Levels) -> int:
     raise ValueError(f"{len(levels.values)} levels do not fit into 4 bits; allowed are up to 16")
 
 
-def pack(w: Tensor, levels: Levels, name: str = "the tensor") -> Tensor:
+def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | None = None) -> Tensor:
     """Weights that lie on the levels, as uint8 of shape (ceil(n * bits / 8),): the first weight in the lowest bits.
 
-    Raises ValueError, with the name, where a weight lies on no level.
-
+    scale: the weights lie on the levels times it, in its precision; it broadcasts. ValueError where one lies on no level.
     >>> pack(torch.tensor([1.0, -1.0, 1.0]), Levels.binary()).tolist() == [0b101]
     True
     """
     b = bits(levels)
     w = w.detach().cpu().contiguous()
-    off = levels.nearest(w) != w  # NaN, too
+    codes = levels.cell(w if scale is None else w.to(scale.dtype) / scale.cpu())
+    off = _values(codes, levels, w.dtype, scale) != w  # NaN, too
     if off.any():
         raise ValueError(
             f"{name}: {int(off.sum())} of {w.numel()} weights lie on no level, the first is {w[off][0]:.9g}; the levels are "
-            f"{levels.values} (pack inside `with optimizer.quantized():`)"
+            f"{levels.values} (pack what `finish` returns, or inside `with optimizer.quantized():`)"
         )
-    codes = levels.cell(w).flatten().to(torch.uint8)
-    per_byte = 8 // b
-    codes = torch.nn.functional.pad(codes, (0, -len(codes) % per_byte)).view(-1, per_byte)
-    packed = torch.zeros(len(codes), dtype=torch.uint8)
-    for i in range(per_byte):
-        packed |= codes[:, i] << (b * i)
-    return packed
+    codes = codes.flatten().to(torch.uint8)
+    codes = nn.functional.pad(codes, (0, -len(codes) % (8 // b))).view(-1, 8 // b)
+    return (codes << torch.arange(0, 8, b, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
 
 
-def unpack(packed: Tensor, levels: Levels, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+def _values(codes: Tensor, levels: Levels, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
+    """The weights whose levels have the numbers `codes`."""
+    if scale is None:
+        return torch.tensor(levels.values, dtype=dtype)[codes]
+    return (scale.cpu() * torch.tensor(levels.values, dtype=scale.dtype)[codes]).to(dtype)
+
+
+def unpack(
+    packed: Tensor,
+    levels: Levels,
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    scale: Tensor | None = None,
+) -> Tensor:
     """The weights of `shape` that `pack` took, exactly. Raises ValueError where the bytes cannot be those of such weights.
-
     >>> unpack(torch.tensor([0b101], dtype=torch.uint8), Levels.binary(), shape=(3,)).tolist()
     [1.0, -1.0, 1.0]
     """
     b, n = bits(levels), torch.Size(shape).numel()
-    if packed.dtype != torch.uint8 or packed.shape != (-(-n * b // 8),):
-        raise ValueError(
-            f"weights of shape {tuple(shape)} in {b} bits are {-(-n * b // 8)} bytes, got {packed.dtype} {tuple(packed.shape)}"
-        )
-    codes = torch.stack([(packed >> (b * i)) & (2**b - 1) for i in range(8 // b)], dim=1).flatten()[:n].long()
+    size = -(-n * b // 8)
+    if packed.dtype != torch.uint8 or packed.shape != (size,):
+        found = f"{packed.numel()} {packed.dtype}"
+        raise ValueError(f"weights of shape {tuple(shape)} in {b} bits are {size} bytes, not {found}")
+    codes = (packed[:, None] >> torch.arange(0, 8, b, dtype=torch.uint8) & (2**b - 1)).flatten()[:n].long()
     if n and int(codes.max()) >= len(levels.values):
         raise ValueError(f"the bytes hold the code {int(codes.max())}, but there are only {len(levels.values)} levels")
-    return torch.tensor(levels.values, dtype=dtype)[codes].view(shape)
+    return _values(codes.view(shape), levels, dtype, scale)
 
 
-def _bytes(t: Tensor) -> bytes:
-    t = t.detach().cpu().contiguous()
-    return ctypes.string_at(t.data_ptr(), t.numel() * t.element_size())  # torch's own way needs numpy
+def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = None) -> int:
+    """Write parameters and buffers of a model to one file, quantised ones packed; returns its size in bytes.
 
-
-def save(path: str | Path, model: nn.Module, groups: Iterable[dict]) -> int:
-    """Write parameters and buffers of a model to one file, those of quantised groups packed; returns its size in bytes.
-
-    groups: the optimizer's parameter groups, each with `quantize` (default True, as in `QuantizedOptimizer`) and `levels`.
-    Call it inside `with optimizer.quantized():`. Raises ValueError, with the parameter's name, where a weight lies on no
-    level, and where a quantised group has no levels or parameters that are not the model's; then nothing is written.
-
-    >>> model, path = nn.Linear(1024, 8, bias=False), tempfile.mkdtemp() + "/model.qt"
+    model: what `finish` returned; or any, with the optimizer's parameter groups, inside `with optimizer.quantized():`. Raises
+    ValueError, and writes nothing, where a weight lies on no level or a quantised group has no levels or foreign parameters.
+    >>> model, path = nn.Linear(1024, 64, bias=False), tempfile.mkdtemp() + "/model.qt"
     >>> optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters()), BinaryConnect(Levels.binary()))
-    >>> with optimizer.quantized():
-    ...     size = packing.save(path, model, optimizer.param_groups)
-    >>> size < 4 * 1024 * 8 / 25  # 1 bit instead of 32, and a header
+    >>> size = packing.save(path, finish(model, optimizer))
+    >>> size < 4 * 1024 * 64 / 25  # 1 bit instead of 32, and a header
     True
     """
     names = {p: name for name, p in model.named_parameters()}
-    levels_of: dict[str, Levels] = {}
-    for group in groups:
+    known: dict[Tensor, tuple[Levels, Tensor | None]] = {}
+    if groups is None:
+        if not hasattr(model, "quantization"):
+            raise ValueError("pack what `finish` returned, or name the optimizer's groups: save(path, model, groups)")
+        known = {model.get_parameter(name): found for name, found in model.quantization.items()}
+    for group in groups or ():
         for p in group["params"]:
             if p not in names:
                 raise ValueError(f"a group has a parameter of shape {tuple(p.shape)} that is not one of the model's")
             if group.get("quantize", True):
                 if not isinstance(group.get("levels"), Levels):
                     raise ValueError(f"{names[p]}: its group is quantised and has no levels")
-                levels_of[names[p]] = group["levels"]
-    header, payload = [], []
-    for name, t in model.state_dict().items():
-        dtype = str(t.dtype).removeprefix("torch.")
-        if dtype not in DTYPES:
-            raise ValueError(f"{name}: tensors of type {dtype} cannot be stored; allowed are {', '.join(DTYPES)}")
-        levels = levels_of.get(name)
-        payload.append(_bytes(pack(t, levels, name) if levels else t))
-        entry = {"name": name, "shape": list(t.shape), "dtype": dtype, "bytes": len(payload[-1])}
-        header.append(entry | ({"levels": levels.values} if levels else {}))
-    head = json.dumps(header, separators=(",", ":")).encode()
-    body = b"".join([len(head).to_bytes(8, "little"), head, *payload])
-    content = MAGIC + hashlib.sha256(body).digest() + body
-    write_whole(Path(path), content)
-    return len(content)
+                known[p] = (group["levels"], None)
+    entries, parts, first = [], [torch.empty(0, dtype=torch.uint8)], {}
+    for name, t in model.state_dict(keep_vars=True).items():
+        entry = {"name": name, "shape": tuple(t.shape), "dtype": t.dtype, "bytes": 0}
+        entries.append(entry)
+        if t in first:
+            entry["same"] = first[t]
+            continue
+        first[t], kept = name, t
+        if t in known:
+            levels, scale = known[t]
+            kept = pack(t, levels, name, scale)
+            entry |= {"levels": levels.values} | ({} if scale is None else {"scale": scale.cpu()})
+        parts.append(kept.detach().cpu().reshape(-1).view(torch.uint8))
+        entry["bytes"] = len(parts[-1])
+    torch.save({"entries": entries, "data": torch.cat(parts)}, body := io.BytesIO())
+    write_whole(Path(path), MAGIC, hashlib.sha256(body.getbuffer()).digest(), body.getbuffer())
+    return Path(path).stat().st_size
 
 
 def contents(path: str | Path) -> list[dict]:
-    """What a file holds, tensor by tensor: name, shape, dtype, bytes, where packed `levels`, and `data` (uint8).
-
-    Raises ValueError naming a file that is damaged or no such file.
-
+    """What a file holds, tensor by tensor: name, shape, dtype, bytes, `tensor`, where it is packed `levels` (and `scale`), and
+    `same`, the name under which a shared tensor is stored (no bytes). Raises ValueError for a damaged file.
     >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
     >>> size = save(path, model, groups=[])  # nothing quantised, nothing packed
     >>> [(entry["name"], entry["shape"], entry["bytes"]) for entry in contents(path)]
@@ -137,38 +134,27 @@ def contents(path: str | Path) -> list[dict]:
     raw = Path(path).read_bytes()
     if raw[:8] != MAGIC:
         raise ValueError(f"{path} is no file of packed weights: it starts with {raw[:8]!r}, expected {MAGIC!r}")
-    digest, body = raw[8:40], raw[40:]
-    found = hashlib.sha256(body).digest()
-    if found != digest:
-        raise ValueError(
-            f"{path} is damaged or partial: the SHA-256 of its {len(body):,} bytes is {found.hex()}, expected {digest.hex()}"
-        )
-    start = 8 + int.from_bytes(body[:8], "little")
-    entries = json.loads(body[8:start])
-    data = torch.frombuffer(bytearray(body[start:]), dtype=torch.uint8) if body[start:] else torch.empty(0).byte()
-    for entry, part in zip(entries, data.split([entry["bytes"] for entry in entries]), strict=True):
-        entry["data"] = part
-        entry["shape"] = tuple(entry["shape"])
-        if "levels" in entry:
-            entry["levels"] = Levels(tuple(entry["levels"]))
-    return entries
+    if hashlib.sha256(body := raw[40:]).digest() != raw[8:40]:
+        raise ValueError(f"{path} is damaged or partial: its {len(body):,} bytes have another SHA-256 than it says")
+    found, known = torch.load(io.BytesIO(body), weights_only=True), {}
+    for e, data in zip(found["entries"], found["data"].split([e["bytes"] for e in found["entries"]]), strict=True):
+        if "same" in e:
+            e["tensor"] = known[e["same"]]
+        elif "levels" in e:
+            scale, e["levels"] = e.get("scale"), Levels(e["levels"])
+            e["bytes"] += 0 if scale is None else scale.nbytes
+            e["tensor"] = unpack(data, e["levels"], e["shape"], e["dtype"], scale)
+        else:
+            e["tensor"] = data.clone().view(e["dtype"]).reshape(e["shape"])
+        known[e["name"]] = e["tensor"]
+    return found["entries"]
 
 
 def load(path: str | Path) -> dict[str, Tensor]:
-    """The state_dict of the model that `save` wrote, exactly as it was: `model.load_state_dict(packing.load(path))`.
-
-    Raises ValueError naming a file that is damaged.
-
+    """The state_dict that `save` wrote, exactly, for `model.load_state_dict(packing.load(path))`; raises as `contents`.
     >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
     >>> size = save(path, model, groups=[])
     >>> torch.equal(load(path)["weight"], model.weight)
     True
     """
-    state = {}
-    for entry in contents(path):
-        dtype = DTYPES[entry["dtype"]]
-        if "levels" in entry:
-            state[entry["name"]] = unpack(entry["data"], entry["levels"], entry["shape"], dtype)
-        else:
-            state[entry["name"]] = entry["data"].clone().view(dtype).reshape(entry["shape"])
-    return state
+    return {entry["name"]: entry["tensor"] for entry in contents(path)}

@@ -1,15 +1,22 @@
 """Schedules k -> value for step sizes, epsilon and regularisation strengths. Every one is a callable of the index k = 0, 1, ..."""
 
-from __future__ import annotations
-
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+
+from .arguments import number
+
+
+class _Numbers:
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            positive = name in ("rate", "steps")
+            number(name, value, 0 if positive else -math.inf, strict=positive, finite=positive)
 
 
 @dataclass(frozen=True)
-class Constant:
-    """value at every k.
-
+class Constant(_Numbers):
+    """The value at every k.
     >>> [Constant(0.1)(k) for k in (0, 9)]
     [0.1, 0.1]
     """
@@ -21,9 +28,8 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Harmonic:
+class Harmonic(_Numbers):
     """initial / (k + 1): the step sizes of the paper's Assumption 7(b).
-
     >>> [Harmonic(1.0)(k) for k in (0, 1, 3)]
     [1.0, 0.5, 0.25]
     """
@@ -35,11 +41,8 @@ class Harmonic:
 
 
 @dataclass(frozen=True)
-class Geometric:
-    """initial * ratio^(k - start), initial before start: the paper's annealing of epsilon, ratio 0.88 ("logarithmic" there).
-
-    Never below initial * 1e-12, so that a long annealing does not end in an epsilon of 0.
-
+class Geometric(_Numbers):
+    """initial * ratio^(k - start), initial before start, at least initial * 1e-12: the paper's "logarithmic" annealing.
     >>> [Geometric(1.0, 0.5, start=1)(k) for k in (0, 1, 2, 3)]
     [1.0, 1.0, 0.5, 0.25]
     """
@@ -49,6 +52,7 @@ class Geometric:
     start: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio}: allowed is 0 < ratio <= 1")
 
@@ -57,9 +61,8 @@ class Geometric:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(_Numbers):
     """slope * k: the growing regularisation strength of ProxQuant (Bai et al., 2018).
-
     >>> [Linear(0.5)(k) for k in (0, 1, 2)]
     [0.0, 0.5, 1.0]
     """
@@ -71,9 +74,8 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Cosine:
-    """From initial down to 0 along half a cosine over `steps` steps, 0 afterwards.
-
+class Cosine(_Numbers):
+    """From initial to 0 along half a cosine over `steps` steps, 0 afterwards.
     >>> [round(Cosine(1.0, steps=4)(k), 3) for k in range(6)]
     [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
@@ -86,53 +88,54 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class Rising:
+class Rising(_Numbers):
     """t -> 1 - 1 / (rate t + 1): 0 at t = 0 and non-decreasing, to 1. The shape of AdaBound's lower bound.
-
     >>> [Rising(0.5)(t) for t in (0, 2, 6)]
     [0.0, 0.5, 0.75]
     """
 
     rate: float
 
-    def __post_init__(self) -> None:
-        _check_positive("rate", self.rate)
-
     def __call__(self, t: int) -> float:
         return 1 - 1 / (self.rate * t + 1)
 
 
 @dataclass(frozen=True)
-class Falling:
+class Falling(_Numbers):
     """t -> 1 + 1 / (rate t): infinite at t = 0 and non-increasing, to 1. The shape of AdaBound's upper bound.
-
-    t times it is t + 1 / rate, which does not decrease (see `BAMSProd`). 10 % above 1 at t = 10 / rate.
-
     >>> [Falling(0.5)(t) for t in (0, 2, 4)]
     [inf, 2.0, 1.5]
     """
 
     rate: float
 
-    def __post_init__(self) -> None:
-        _check_positive("rate", self.rate)
-
     def __call__(self, t: int) -> float:
         return 1 + 1 / (self.rate * t) if t else math.inf
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}={value}: it must be a positive finite number")
 
 
 Schedule = Constant | Harmonic | Geometric | Linear | Cosine | Rising | Falling
 
 
-def as_schedule(value: float | Schedule) -> Schedule:
-    """A number becomes a constant schedule; a schedule is returned as it is.
-
+def as_schedule(value: float | Schedule, name: str = "value") -> Schedule:
+    """A number becomes a constant schedule; a schedule is returned as it is. name: of the argument, for TypeError.
     >>> as_schedule(0.5), as_schedule(Linear(0.1))
     (Constant(value=0.5), Linear(slope=0.1))
     """
-    return value if callable(value) else Constant(float(value))
+    if callable(value) and not isinstance(value, type):
+        return value
+    try:
+        return Constant(float(number(name, value, finite=False)))
+    except TypeError:
+        raise TypeError(f"{name}={value!r}: it must be a number or a schedule, e.g. Geometric(1.0, 0.88)") from None
+
+
+def _tried(schedule: Schedule) -> dict[int, float]:
+    """The values at k = 0 .. 1000, where a schedule is looked at before training; to its end where it is a shorter list."""
+    found: dict[int, float] = {}
+    with suppress(LookupError):
+        for k in range(1 if isinstance(schedule, Constant) else 1001):
+            try:
+                found[k] = number(f"schedule({k})", schedule(k), finite=False)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"schedule={schedule!r}: it must give a number at {k}: {error}") from error
+    return found

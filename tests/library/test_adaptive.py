@@ -13,9 +13,9 @@ import torch
 import torch.distributed
 from pytorch_optimizer import AdaBound
 
-from helpers import tensor
+from helpers import quantisation_error, tensor
 from quantized_training import BinaryConnect, FullPrecision, Levels, QuantizedOptimizer, StraightThrough
-from quantized_training.adaptive import BAMSProd, Bop, Falling, Rising, quantisation_error
+from quantized_training.adaptive import BAMSProd, Bop, Falling, Rising
 
 INF = math.inf
 SHAPES = ((4, 3), (5,), ())  # the last has one weight, whose quantisation error is 0
@@ -154,17 +154,21 @@ def test_the_measured_error_and_limit():
     assert optimizer.state[params[2]]["error"] == [0.0] and limit[2] > 0
 
 
-def test_quantisation_error():
+def test_the_quantisation_error_is_that_of_the_best_scale():
     rng = torch.Generator().manual_seed(0)
     w = torch.randn(200_000, generator=rng)
-    assert quantisation_error(w) == pytest.approx(math.sqrt(1 - 2 / math.pi), abs=3e-3)
-    assert quantisation_error(torch.rand(200_000, generator=rng) - 0.5) == pytest.approx(0.5, abs=3e-3)
-    assert quantisation_error(torch.tensor([0.3, -0.3, 0.3])) < 1e-7 and quantisation_error(torch.zeros(3)) == 0
     best = min(torch.linspace(0.5, 1.1, 601), key=lambda a: float((w - a * w.sign()).norm()))
     direct = float((w - best * w.sign()).norm() / w.norm())
-    assert quantisation_error(w) == pytest.approx(direct, rel=1e-5) and best == pytest.approx(
-        float(w.abs().mean()), abs=1e-3
-    )
+    assert direct == pytest.approx(quantisation_error(w), rel=1e-5)
+    assert best == pytest.approx(float(w.abs().mean()), abs=1e-3)
+    uniform, binary = torch.rand(200_000, generator=rng) - 0.5, torch.tensor([0.3, -0.3, 0.3])
+    expected = [math.sqrt(1 - 2 / math.pi), 0.5, 0.0, 0.0]
+    optimizer = BAMSProd([torch.nn.Parameter(x) for x in (w, uniform, binary, torch.zeros(3))], lr=0.0)
+    for p in optimizer.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    found = [s["error"][0] for s in optimizer.state.values()]
+    assert found == pytest.approx(expected, abs=3e-3)
 
 
 def test_the_measured_error_of_millions_of_float32_weights():

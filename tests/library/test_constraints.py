@@ -10,9 +10,9 @@ from scipy.optimize import brentq
 
 from helpers import CONSTRAINTS, DTYPES, level_sets, levels_and_weights, tensor
 from quantized_training import PHI, PSI, Levels
-from quantized_training.constraints import pieces, pieces_derivative
 from quantized_training.methods import skewed_velocity
 from study.theory import reference as ref
+from study.theory.lagrangian import pieces, pieces_derivative
 
 SETTINGS = settings(deadline=None, max_examples=80)
 names = st.sampled_from(sorted(CONSTRAINTS))

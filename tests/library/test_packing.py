@@ -99,11 +99,13 @@ def test_weights_off_the_levels_are_named_and_nothing_is_written(tmp_path):
     optimizer = rounded(model, 1)
     with pytest.raises(ValueError, match=r"^conv1\.weight: .* lie on no level"):
         packing.save(path, model, optimizer.param_groups)
-    with optimizer.quantized():
+    with pytest.raises(RuntimeError, match="written to"), optimizer.quantized():
         with torch.no_grad():
             model.linear.weight[1, 1] = 0.25
         with pytest.raises(ValueError, match=r"^linear\.weight: 1 of .* the first is 0\.25"):
             packing.save(path, model, optimizer.param_groups)
+    with pytest.raises(ValueError, match="pack what `finish` returned"):
+        packing.save(path, model)
     with pytest.raises(ValueError, match="conv1.weight: its group is quantised and has no levels"):
         packing.save(path, model, groups(model))
     with pytest.raises(ValueError, match="not one of the model's"):

@@ -12,9 +12,9 @@ from torchao.prototype.parq.quant import Quantizer
 
 from helpers import CONSTRAINTS, levels_and_weights
 from quantized_training import PHI, SGDA, BinaryConnect, Levels, QuantizedOptimizer
-from quantized_training.constraints import pieces
 from quantized_training.methods import skewed_velocity
 from study.theory import reference as ref
+from study.theory.lagrangian import pieces
 
 # The velocity (17) with the set (20), by quadprog
 

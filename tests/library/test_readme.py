@@ -63,6 +63,26 @@ def test_the_table_of_readme_has_the_best_first_and_rounding_at_the_end_last():
     assert [a for _, a, _ in rows()] == sorted((a for _, a, _ in rows()), reverse=True)
 
 
+def test_the_second_snippet_finishes_the_model_of_the_first(tmp_path):
+    blocks = [re.search(rf"<!-- {name} -->\n```python\n(.*?)```", README, re.S)[1] for name in ("snippet", "finished")]
+    check = """
+from quantized_training import packing
+again = copy.deepcopy(model)
+again.load_state_dict(packing.load("model.qt"))
+print(all(set(m.get_parameter(n).unique().tolist()) == {-1.0, 1.0} for m in (best, averaged, again) for n in ("0.weight", "2.weight")))
+with torch.no_grad():
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    print(least, bce(best(x)[:, 0], y).item(), bce(again(x)[:, 0], y).item(), bce(model(x)[:, 0], y).item())
+"""
+    code = "import torch\ntorch.manual_seed(0)\n" + "\n".join(blocks) + check
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    on_levels, losses = run.stdout.splitlines()[-2:]
+    least, *others = map(float, losses.split())
+    assert on_levels == "True" and all(abs(x - least) < 1e-5 for x in others)
+    assert re.search(r"\d+\.\d % on a level, 0\.\d+ half gaps away, \d+\.\d+ % changed", run.stderr)  # tqdm's bar
+
+
 def test_the_page_on_rerunning_shows_the_whole_snippet():
     page = (ROOT / "book" / "rerun.md").read_text(encoding="utf-8")
     first, last = map(int, re.search(r":lines: (\d+)-(\d+)", page).groups())

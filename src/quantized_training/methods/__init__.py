@@ -7,22 +7,3 @@ from .debiased import DebiasedBinaryConnect
 from .prox_quant import ProxQuant, prox_l1, prox_l2, prox_squared_l2
 from .sgda import SGDA
 from .straight_through import KBitStraightThrough, StraightThrough, kbit_round, straight_through_mask
-
-__all__ = [
-    "SGDA",
-    "ASkew",
-    "BinaryConnect",
-    "DebiasedBinaryConnect",
-    "FullPrecision",
-    "KBitStraightThrough",
-    "Method",
-    "ProxQuant",
-    "StraightThrough",
-    "kbit_round",
-    "prox_l1",
-    "prox_l2",
-    "prox_squared_l2",
-    "round_stochastic",
-    "skewed_velocity",
-    "straight_through_mask",
-]

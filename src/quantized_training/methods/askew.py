@@ -1,13 +1,12 @@
 """ASkewSGD (Leconte et al., 2023) and the paper's modified version: Algorithm 1, equations (17)-(22)."""
 
-from __future__ import annotations
-
 import math
 
 import torch
 from torch import Tensor
 from torch.nn.functional import threshold_
 
+from ..arguments import _instance, number
 from ..constraints import PSI, Constraint
 from ..levels import Levels
 from ..schedules import Schedule, as_schedule
@@ -26,52 +25,35 @@ def skewed_velocity(
 ) -> Tensor:
     """The velocity closest to -grad among those that (20) allows, weight by weight; same shape as `grad`.
 
-    With g the constraint: -grad where g > 0; else max(-grad, rho) where g' > 0 and min(-grad, -rho) where g' < 0,
-    rho = alpha |g| / |g'| being the push towards the feasible interval, clipped at `clip`. This is the rule printed
-    below (21) without its "> 0", which would freeze a weight that lies exactly on an edge even when its gradient points
-    into the feasible set. At a midpoint, where g' = 0, it is -grad if g = 0, too; if g < 0, (20) is empty and the push goes
-    right with size `clip` (infinite without a clip).
+    With g the constraint: -grad where g > 0; else max(-grad, rho) where g' > 0 and min(-grad, -rho) where g' < 0, with the push
+    rho = alpha |g| / |g'|, clipped at `clip`. This is the rule printed below (21) without its "> 0", which would freeze a weight
+    exactly on an edge. At a midpoint (g' = 0) it is -grad if g = 0; if g < 0, (20) is empty and the push goes right, by `clip`.
 
-    clip_velocity: clip the whole velocity instead, the paper's reading; it biases stochastic gradients beyond `clip`.
-
+    clip_velocity: clip the whole velocity as well, the paper's reading; it biases stochastic gradients beyond `clip`.
     >>> w = torch.tensor([0.25, 0.75])  # the first infeasible: pushed up against its gradient; the second free
     >>> skewed_velocity(torch.ones(2), w, Levels.binary(), epsilon=0.75, alpha=0.5, constraint=PHI)
     tensor([ 0.1875, -1.0000])
     """
-    return -_skewed(grad, w, levels, epsilon, alpha, constraint, clip, clip_velocity)
-
-
-def _skewed(
-    grad: Tensor,
-    w: Tensor,
-    levels: Levels,
-    epsilon: float,
-    alpha: float,
-    constraint: Constraint,
-    clip: float,
-    clip_velocity: bool,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Minus `skewed_velocity`: min(grad, -p) where the push p > 0, max(grad, -p) where p < 0, grad where it is 0."""
     push = constraint.push(w, levels, epsilon).mul_(alpha).clamp_(-clip, clip)
+    return -_skewed(grad, push, clip if clip_velocity else math.inf)
+
+
+def _skewed(grad: Tensor, push: Tensor, limit: float = math.inf, out: Tensor | None = None) -> Tensor:
+    """Minus `skewed_velocity`: min(grad, -p) where the push p > 0, max(grad, -p) where p < 0, grad where it is 0."""
     if torch.compiler.is_compiling():  # there a comparison costs nothing, otherwise more than all the rest
         skewed = torch.where(push * (push + grad) > 0, -push, grad)
     else:
         least = threshold_(-push, 0, -math.inf)
         skewed = torch.clamp(grad, least, threshold_(push, 0, -math.inf).neg_(), out=out)
-    return skewed.clamp_(-clip, clip) if clip_velocity else skewed
+    return skewed if limit == math.inf else skewed.clamp_(-limit, limit)
 
 
 class ASkew(Method):
     """Annealed skewed descent: `constraint=PSI` is ASkewSGD (19), `constraint=PHI` the paper's modified version (22).
 
     alpha: strength of the push. clip: the bound M_(eps,c) on it. epsilon: a number or a schedule of the annealing index.
-    merged: accept epsilon at or above its largest legal value, where intervals merge and the gap is not constrained
-    (the paper's schedule 0.88^t starts there). allow_overshoot: accept alpha * lr > 1, where a push from outside the hull
-    jumps over the edge, and clip * lr above half the smallest gap, where one near a midpoint can jump over a level's cell.
-    clip_velocity: see `skewed_velocity`.
-    Raises ValueError for values outside their range; `QuantizedOptimizer` repeats the checks at every step.
-
+    merged: accept epsilon where intervals merge (the paper's schedule 0.88^t starts there). allow_overshoot: accept alpha * lr
+    and clip * lr with which a push jumps over the edge or over a level's cell. clip_velocity: see `skewed_velocity`.
     >>> method = ASkew(Levels.binary(), epsilon=Geometric(0.5, 0.5))
     >>> method.anneal()
     >>> method.epsilon, ASkew(Levels.binary(), epsilon=1.0, merged=True).epsilon
@@ -92,13 +74,13 @@ class ASkew(Method):
         clip_velocity: bool = False,
     ) -> None:
         super().__init__(levels)
-        for name, value in (("alpha", alpha), ("clip", clip)):
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value}: it must be a positive finite number")
-        self.constraint, self.alpha, self.clip = constraint, alpha, clip
-        self.schedule = as_schedule(epsilon)
-        self.merged, self.allow_overshoot, self.clip_velocity = merged, allow_overshoot, clip_velocity
-        self.check(levels, lr=0.0)
+        self.constraint = _instance("constraint", constraint, Constraint, "PSI or PHI")
+        self.alpha, self.clip = (number(n, v, 0, strict=True) for n, v in (("alpha", alpha), ("clip", clip)))
+        self.schedule = as_schedule(epsilon, "epsilon")
+        self.merged = _instance("merged", merged, bool, "True or False")
+        self.allow_overshoot = _instance("allow_overshoot", allow_overshoot, bool, "True or False")
+        self.clip_velocity = _instance("clip_velocity", clip_velocity, bool, "True or False")
+        self.check_plan(levels)
 
     @property
     def epsilon(self) -> float:
@@ -109,21 +91,25 @@ class ASkew(Method):
         return self.epsilon
 
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
-        return _skewed(grad, w, levels, self.epsilon, self.alpha, self.constraint, self.clip, self.clip_velocity, out)
+        push = self.constraint.push(w, levels, self.epsilon).mul_(self.alpha).clamp_(-self.clip, self.clip)
+        return _skewed(grad, push, self.clip if self.clip_velocity else math.inf, out)
 
-    def check(self, levels: Levels, lr: float) -> None:
-        self.constraint.check_epsilon(self.epsilon, levels, self.merged)
+    @property
+    def plan(self) -> Schedule:
+        return self.schedule
+
+    def check(self, levels: Levels, lr: float, k: int | None = None) -> None:
+        when = f"after {k} calls of anneal(), " if k else ""
+        self.constraint.check_epsilon(self.epsilon if k is None else self.schedule(k), levels, self.merged, when)
         if self.allow_overshoot:
             return
         if self.alpha * lr > 1:
             raise ValueError(
-                f"alpha * lr = {self.alpha:g} * {lr:g} = {self.alpha * lr:g} is above 1: outside the hull each push would "
-                f"jump over the feasible edge (above 2: away from it). Allowed is alpha <= {1 / lr:g} at this lr; "
-                "allow_overshoot=True accepts it"
+                f"alpha * lr = {self.alpha:g} * {lr:g} = {self.alpha * lr:g} is above 1: each push from outside the hull would jump over "
+                f"the feasible edge. Allowed is alpha <= {1 / lr:g} at this lr; allow_overshoot=True accepts it"
             )
-        if self.clip * lr > min(levels.gaps) / 2:
+        if self.clip * lr > (half := min(levels.gaps) / 2):
             raise ValueError(
-                f"clip * lr = {self.clip:g} * {lr:g} = {self.clip * lr:g} is above {min(levels.gaps) / 2:g}, half the smallest "
-                f"gap of the levels: near a midpoint one push could jump over the nearest level's whole cell. Allowed is clip "
-                f"<= {min(levels.gaps) / 2 / lr:g} at this lr; allow_overshoot=True accepts it"
+                f"clip * lr = {self.clip:g} * {lr:g} is above {half:g}, half the smallest gap of the levels: near a midpoint a push "
+                f"could jump over a level's whole cell. Allowed is clip <= {half / lr:g} at this lr; allow_overshoot=True accepts it"
             )

@@ -1,37 +1,27 @@
 """What every method answers: where the gradient is taken, which way to go, and what happens after the step."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from ..arguments import _instance, _integer
 from ..constraints import Constraint
 from ..levels import Levels
+from ..schedules import Schedule, _tried
 
 CHUNK = 2**18  # weights: the temporaries of one piece stay in a processor's cache; 2^16 to 2^21 were tried
 
 
-def local(t: Tensor) -> Tensor:
-    """The part of a sharded tensor (DTensor) on this process; any other tensor as it is.
-
-    >>> local(torch.ones(2)).tolist()
-    [1.0, 1.0]
-    """
+def _local(t: Tensor) -> Tensor:
+    """The part of a sharded tensor (DTensor) on this process; any other tensor as it is."""
     return t.to_local() if hasattr(t, "to_local") else t
 
 
-def chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Views of tensors of one shape, piece by piece; of a sharded tensor (DTensor) the part on this process.
-
-    One piece where cutting brings nothing: off the CPU, for small or strided tensors, and where torch compiles.
-
-    >>> [len(x) for x, y in chunks(torch.zeros(CHUNK + 5), torch.zeros(CHUNK + 5))]
-    [262144, 5]
-    """
-    tensors = tuple(map(local, tensors))
+def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Views of the `_local` parts of tensors of one shape, piece by piece; one piece where cutting brings nothing."""
+    tensors = tuple(map(_local, tensors))
     whole = tensors[0].numel() <= CHUNK or tensors[0].device.type != "cpu" or torch.compiler.is_compiling()
     if whole or not all(t.is_contiguous() for t in tensors):
         return [tensors]
@@ -39,11 +29,8 @@ def chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
 
 
 class Method:
-    """Full-precision behaviour in all four slots; a method overrides the ones in which it differs.
-
-    All tensors have the shape of one parameter. `state` is a dict that belongs to that parameter: what is put there
-    (dual variables, for example) travels with the optimizer's `state_dict`.
-
+    """Full-precision behaviour in all four slots; a method overrides the ones in which it differs. All tensors have the shape
+    of one parameter, to which the dict `state` belongs; it travels with the optimizer's state_dict.
     >>> class SignDescent(Method):
     ...     def descent(self, grad, w, levels, state, out=None):
     ...         return grad.sign()
@@ -56,18 +43,22 @@ class Method:
 
     #: The constraint that the method keeps, where it has one; `tolerance` is its epsilon.
     constraint: Constraint | None = None
+    #: The schedule that `anneal` advances.
+    plan: Schedule | None = None
     #: True where `forward_point` is the latent weight itself, so that no second copy of the weights is needed.
     forward_is_latent = True
-    #: True where every slot treats each weight by itself and leaves `state` alone: then it may be given any part of a
-    #: parameter's weights (a piece that fits in the cache, the shard on this process).
+    #: True where every slot treats each weight by itself and leaves `state` alone: see `in_pieces`.
     elementwise = False
+    #: True where the slots only add to `state` what is missing, and `late_changes` says what becomes of it. Otherwise they work
+    #: on a copy of it, which the optimizer takes when the step has succeeded.
+    keeps_state = False
+    #: True where `forward_point` gives another result when it is asked again.
+    random = False
+    #: True where `forward_point` cannot fail and, after `load_state_dict`, gives the same result again.
+    repeats = False
 
     def __init__(self, levels: Levels) -> None:
-        if not isinstance(levels, Levels):
-            raise TypeError(
-                f"levels must be a Levels object, e.g. Levels.binary() or Levels((-1, 0, 2)), got {levels!r}"
-            )
-        self.levels = levels
+        self.levels = _instance("levels", levels, Levels, "a Levels object, e.g. Levels((-1, 0, 2))")
         self.t = 0  # annealing index
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
@@ -83,8 +74,33 @@ class Method:
         """The latent weights after the base optimizer's step, corrected where the method asks for it."""
         return w
 
+    def late_changes(self, w: Tensor, levels: Levels, state: dict) -> Iterator[tuple[Tensor, Tensor]]:
+        """(target, value) pairs for what the method keeps in `state`, from the latent weights w before the step, copied when
+        nothing can fail any more; a value may depend on its own target and on w alone."""
+        return iter(())
+
+    def state_shape(self, name: str, levels: Levels, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape of `state[name]` for weights of `shape`, by which a loaded state is checked; None: any."""
+        return None
+
     def check(self, levels: Levels, lr: float) -> None:
-        """Raise ValueError where the method cannot work with these levels or this step size."""
+        """Raise ValueError where the method cannot work with these; one with a `plan` takes k=None, too, an annealing index."""
+
+    def pieces(self, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+        """`_chunks` of tensors of one shape where the method may be given them, else the tensors."""
+        return _chunks(*tensors) if self.in_pieces else [tensors]
+
+    def check_plan(self, levels: Levels) -> None:
+        """Raise ValueError where the plan leaves what is legal for these levels, now or later."""
+        for k in [] if self.plan is None else _tried(self.plan):
+            if k >= self.t:
+                self.check(levels, 0.0, k)
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the method may be given a part of a parameter's weights (what fits in the cache, the shard on this process),
+        or several parameters end to end."""
+        return self.elementwise
 
     def tolerance(self, levels: Levels) -> float:
         """The epsilon in force for weights with these levels; NaN for a method without a constraint."""
@@ -100,12 +116,11 @@ class Method:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
-        self.t = state["t"]
+        self.t = _integer("t", state["t"], 0, 2**62)
 
 
 class FullPrecision(Method):
     """Ordinary training; the levels only say how `QuantizedOptimizer.quantized` rounds.
-
     >>> FullPrecision(Levels.binary()).descent(torch.tensor([3.0]), torch.zeros(1), Levels.binary(), {})
     tensor([3.])
     """

@@ -1,63 +1,75 @@
 """BinaryConnect (Courbariaux et al., 2015): paper, equations (2) and (4)."""
 
-from __future__ import annotations
-
+import ctypes
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ..arguments import _instance, _integer
 from ..levels import Levels
 from .base import Method
 
 
 def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
-    """Each weight rounded up or down at random so that its expectation is w clipped to the hull.
-
-    For {-1, +1} this is (4): +1 with probability sigma(w) = max(0, min((w + 1)/2, 1)). `uniform` has w's shape and
-    holds independent draws from [0, 1).
-
+    """Each weight rounded up or down at random so that its expectation is w clipped to the hull: for {-1, +1} this is (4), +1
+    with probability sigma(w) = max(0, min((w + 1)/2, 1)). `uniform` has w's shape and holds draws from [0, 1).
     >>> w = torch.full((2,), 0.5)  # +1 with probability 3/4
     >>> round_stochastic(w, Levels.binary(), uniform=torch.tensor([0.7, 0.8])).tolist()
     [1.0, -1.0]
     """
-    q = levels.tensor(w)
-    if len(levels.values) == 2:
-        return torch.where(uniform < (w - q[0]) / (q[1] - q[0]), q[1], q[0])
-    below = (levels.gap(w) - 1).clamp(0, len(levels.values) - 2)
-    a, b = q[below], q[below + 1]
-    return torch.where(uniform < (w - a) / (b - a), b, a)
+    if uniform.shape != w.shape or not uniform.is_floating_point():
+        raise ValueError(f"uniform must have the weights' shape, got {tuple(uniform.shape)} of {uniform.dtype}")
+    q, dtype = levels.tensor(w), w.dtype
+    w = w.to(torch.promote_types(dtype, uniform.dtype))  # draws of half precision are too coarse
+    q = q.to(w.dtype)
+    a, b = q[0], q[-1]
+    if len(q) > 2:
+        below = (levels.gap(w) - 1).clamp(0, len(q) - 2)
+        a, b = q[below], q[below + 1]
+    rounded = torch.where(uniform < (w - a) / (b - a), b, a).to(dtype)
+    return torch.where(w.isnan(), w.to(dtype), rounded) if w.isnan().any() else rounded
 
 
 class BinaryConnect(Method):
     """Gradient at a rounding of the weights, applied to the latent weights (2), which are then clipped to the hull.
-
-    stochastic: round at random (4), as the paper's experiments do; otherwise to the nearest level (1).
-    seed: of the random rounding. uniform: replaces the built-in generator; maps the latent weights to a tensor of the
-    same shape with draws from [0, 1).
-
+    stochastic: round at random (4), as the paper's experiments do; otherwise to the nearest level (1). seed: of the random
+    rounding. uniform: instead of the built-in generator, maps the latent weights to a tensor of draws from [0, 1).
     >>> method = BinaryConnect(Levels.ternary(), stochastic=False)
     >>> method.forward_point(torch.tensor([-0.75, 0.25]), method.levels, {}).tolist()
     [-1.0, 0.0]
     """
 
     forward_is_latent = False
+    keeps_state = True
 
     def __init__(
-        self,
-        levels: Levels,
-        stochastic: bool = True,
-        seed: int = 0,
-        uniform: Callable[[Tensor], Tensor] | None = None,
+        self, levels: Levels, stochastic: bool = True, seed: int = 0, uniform: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__(levels)
-        self.stochastic = stochastic
+        self.stochastic = _instance("stochastic", stochastic, bool, "True or False")
         self.elementwise = not stochastic  # `uniform` draws for a whole parameter
+        if uniform is not None and not callable(uniform):
+            raise TypeError(f"uniform={uniform!r}: it must be a function of the latent weights, or None")
+        seed = _integer("seed", seed, -(2**63), 2**64 - 1)
         self._generator = torch.Generator().manual_seed(seed)  # on the CPU: the same stream on every device
         self._uniform = uniform or self._draw
 
     def _draw(self, w: Tensor) -> Tensor:
-        return torch.rand(w.shape, generator=self._generator, dtype=w.dtype).to(w.device)
+        dtype = torch.promote_types(w.dtype, torch.float32)  # draws of half precision are too coarse
+        return torch.rand(w.shape, generator=self._generator, dtype=dtype).to(w.device)
+
+    @property
+    def in_pieces(self) -> bool:
+        return self.elementwise or self._uniform == self._draw  # draws follow each other like the weights
+
+    @property
+    def random(self) -> bool:
+        return self.stochastic
+
+    @property
+    def repeats(self) -> bool:
+        return not self.stochastic or self._uniform == self._draw
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
         if self.stochastic:
@@ -68,8 +80,12 @@ class BinaryConnect(Method):
         return levels.clip(w)
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "generator": self._generator.get_state()}
+        state = self._generator.get_state()  # as text, which no map_location moves to another device
+        return {**super().state_dict(), "generator": ctypes.string_at(state.data_ptr(), len(state)).hex()}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self._generator.set_state(state["generator"])
+        saved = state["generator"]
+        if isinstance(saved, str):
+            saved = torch.frombuffer(bytearray.fromhex(saved), dtype=torch.uint8)
+        self._generator.set_state(saved.cpu())

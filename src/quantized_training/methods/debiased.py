@@ -1,12 +1,11 @@
 """BinaryConnect on the mean loss of the randomly rounded network: Liu et al. (2023), for one-bit weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ..arguments import number
 from ..levels import Levels
 from .binary_connect import BinaryConnect
 
@@ -15,15 +14,12 @@ class DebiasedBinaryConnect(BinaryConnect):
     """Stochastic BinaryConnect whose gradient is divided by twice the chance of the rounding at which it was taken.
 
     For weights x in [-1, 1] rounded at random to W, E W = x, it estimates the gradient of F(x) = E loss(W) by
-    g_i = d_i loss(W) / (1 + W_i x_i). The mean of g_i is the trapezoid rule for d_i F, the mean of
-    (loss at W_i = +1 minus loss at W_i = -1) / 2: exact where the loss is quadratic in each weight, else off by at most a
-    third of the largest third derivative by w_i. (BinaryConnect's own mean is off by x_i times the curvature, too.) In the
-    probabilities' logits it is the estimator ReinMax of Liu et al. (2023).
+    g_i = d_i loss(W) / (1 + W_i x_i). Its mean is the trapezoid rule for d_i F: exact where the loss is quadratic in each
+    weight, else off by at most a third of the largest third derivative by w_i. (BinaryConnect's own mean is off by x_i times
+    the curvature, too.) In the probabilities' logits it is the estimator ReinMax of Liu et al. (2023).
 
-    delta: after each step the weights are clipped to [-1 + delta, 1 - delta], so that no factor exceeds 1 / delta; the
-    variance grows with 1 / delta, and a smaller box holds fewer means. 0 < delta < 1. seed, uniform: as in `BinaryConnect`.
-    Two levels, which may be any: with more, F has a kink at every inner level, where a chance is 0; `check` refuses them.
-
+    delta: after each step the weights are clipped to [-1 + delta, 1 - delta], so that no factor exceeds 1 / delta; a smaller
+    box has less variance and holds fewer means. seed, uniform: as in `BinaryConnect`. Any two levels; ValueError for more.
     >>> method, state = DebiasedBinaryConnect(Levels.binary(), uniform=lambda w: torch.full_like(w, 0.7)), {}
     >>> x = torch.tensor([0.5, 0.2])  # +1 with probability 0.75 and 0.6
     >>> method.forward_point(x, method.levels, state).tolist()
@@ -32,15 +28,13 @@ class DebiasedBinaryConnect(BinaryConnect):
     tensor([0.6667, 1.2500])
     """
 
+    in_pieces = keeps_state = False  # `descent` needs what `forward_point` last drew for the whole parameter
+
     def __init__(
-        self,
-        levels: Levels,
-        delta: float = 0.02,
-        seed: int = 0,
-        uniform: Callable[[Tensor], Tensor] | None = None,
+        self, levels: Levels, delta: float = 0.02, seed: int = 0, uniform: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__(levels, seed=seed, uniform=uniform)
-        if not 0 < delta < 1:
+        if not 0 < number("delta", delta) < 1:
             raise ValueError(f"delta={delta}: allowed is 0 < delta < 1")
         self.delta = delta
         self.check(levels, lr=0.0)
@@ -63,8 +57,9 @@ class DebiasedBinaryConnect(BinaryConnect):
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         return self._clipped(w, levels)
 
+    def state_shape(self, name: str, levels: Levels, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        return shape if name == "upper" else None
+
     def check(self, levels: Levels, lr: float) -> None:
         if len(levels.values) != 2:
-            raise ValueError(
-                f"levels {levels.values}: debiased BinaryConnect needs two levels; at an inner level the mean loss has a kink"
-            )
+            raise ValueError(f"debiased BinaryConnect needs two levels, got {levels.values}: an inner one is a kink")

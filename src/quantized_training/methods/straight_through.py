@@ -1,19 +1,15 @@
 """Straight-through estimators: the binary one of equations (1) and (3), and the k-bit one of equation (5)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
+from ..arguments import _integer
 from ..levels import Levels
 from .base import Method
 
 
 def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
     """1 where w lies inside the hull, 0 elsewhere: for {-1, +1} the indicator 1{|w| <= 1} of (3).
-
-    The paper names it after the clipped ReLU; it is the derivative of the hard tanh.
-
     >>> straight_through_mask(torch.tensor([-1.5, 0.5, 1.0]), Levels.binary()).tolist()
     [0.0, 1.0, 1.0]
     """
@@ -22,11 +18,8 @@ def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
 
 
 def kbit_round(u: Tensor, bits: int) -> Tensor:
-    """Equation (5) with its offset repaired: u in [0, 1] to the integers -2^(bits-1) .. 2^(bits-1) - 1.
-
-    Printed is round((2^k - 1) u) - (2^(k-1) - 1), whose range -7 .. 8 (k = 4) contradicts the interval of section 6;
-    subtracting 2^(k-1) gives that interval. Ties are rounded up.
-
+    """Equation (5) with its offset repaired: u in [0, 1] to the integers -2^(bits-1) .. 2^(bits-1) - 1, ties upwards.
+    Printed is round((2^k - 1) u) - (2^(k-1) - 1), whose range -7 .. 8 (k = 4) contradicts the interval of section 6.
     >>> kbit_round(torch.tensor([0.0, 0.5, 1.0]), bits=2).tolist()
     [-2.0, 0.0, 1.0]
     """
@@ -35,14 +28,13 @@ def kbit_round(u: Tensor, bits: int) -> Tensor:
 
 class StraightThrough(Method):
     """Gradient at the nearest level (1), passed on where the latent weight lies inside the hull (3).
-
     >>> method, w = StraightThrough(Levels.binary()), torch.tensor([0.25, 1.5])
     >>> method.forward_point(w, method.levels, {}).tolist(), method.descent(torch.ones(2), w, method.levels, {}).tolist()
     ([1.0, 1.0], [1.0, 0.0])
     """
 
     forward_is_latent = False
-    elementwise = True
+    elementwise = repeats = True
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
         return levels.nearest(w)
@@ -53,26 +45,21 @@ class StraightThrough(Method):
 
 class KBitStraightThrough(Method):
     """Gradient at the k-bit rounding (5) of the latent weight, passed on unchanged, latent weights clipped to the hull.
-
-    Equation (5) takes numbers from [0, 1]; the map from weights to [0, 1] is not given in the paper. Here the hull
-    [q_1, q_K] is mapped on it, so that the latent weights live on the scale of the levels.
-
+    Equation (5) takes numbers from [0, 1]; here the hull [q_1, q_K] is mapped on it, which the paper leaves open.
     >>> method = KBitStraightThrough(bits=2)
     >>> method.levels.values, method.forward_point(torch.tensor([0.25, 7.0]), method.levels, {}).tolist()
     ((-2.0, -1.0, 0.0, 1.0), [0.0, 1.0])
     """
 
     forward_is_latent = False
-    elementwise = True
+    elementwise = repeats = True
 
     def __init__(self, bits: int) -> None:
-        super().__init__(Levels.for_bits(bits))
+        super().__init__(Levels.for_bits(_integer("bits", bits, 1, 16)))
         self.bits = bits
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        low, high = levels.hull
-        code = kbit_round((levels.clip(w) - low) / (high - low), self.bits) + 2 ** (self.bits - 1)
-        return levels.tensor(w)[code.long()]
+        return levels.nearest(w)  # (5) of the map below, ties upwards, in one rounding instead of several
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         return levels.clip(w)
@@ -80,6 +67,4 @@ class KBitStraightThrough(Method):
     def check(self, levels: Levels, lr: float) -> None:
         gaps = levels.gaps
         if len(levels.values) != 2**self.bits or max(gaps) - min(gaps) > 1e-9 * max(gaps):
-            raise ValueError(
-                f"k-bit straight-through with bits={self.bits} needs {2**self.bits} evenly spaced levels, got {levels.values}"
-            )
+            raise ValueError(f"bits={self.bits} needs {2**self.bits} evenly spaced levels, got {levels.values}")

@@ -233,7 +233,7 @@ def train(
         draws = torch.Generator().manual_seed(seed)
         name, binary = ("Adam", False) if optimiser in (FULL, FLOAT32) else (optimiser, True)
         optimizers = build(name, setting, binary_models.groups(model), binary=binary)
-        rates = [(group, Cosine(group["lr"], epochs)) for o in optimizers for group in o.param_groups]
+        rates = [(group, Cosine(group["lr"], max(epochs, 1))) for o in optimizers for group in o.param_groups]
         updates = 0
         for epoch in range(epochs):
             for group, rate in rates:

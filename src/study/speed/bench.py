@@ -35,13 +35,13 @@ from quantized_training import (
     StraightThrough,
 )
 from quantized_training.adaptive import BAMSProd, Bop
-from quantized_training.constraints import pieces
 from quantized_training.optimizer import QuantizedOptimizer
 
 from ..methods import BINARY
 from ..tasks import logistic, moons
 from ..tasks.arguments import integer_from
 from ..tasks.ensembles import Ensemble, train
+from ..theory.lagrangian import pieces
 from ..vision.networks import resnet18
 
 TASKS = {"I": logistic, "II": moons}
@@ -169,6 +169,8 @@ def compiled_step(method: Method | None, parameters: list, checked: bool = False
                 p.add_(g, alpha=-LR)
                 continue
             new = method.after_step(w - LR * method.descent(g, w, BINARY, state), BINARY, state, LR)
+            for target, value in method.late_changes(w, BINARY, state):
+                target.copy_(value)
             w.copy_(new)
             if not method.forward_is_latent:
                 p.copy_(method.forward_point(new, BINARY, state))

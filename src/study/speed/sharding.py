@@ -39,8 +39,8 @@ from quantized_training import (
     QuantizedOptimizer,
     StraightThrough,
 )
-from quantized_training.methods.base import local
-from quantized_training.optimizer import whole
+from quantized_training.methods.base import _local
+from quantized_training.transaction import _whole
 
 from ..results import show
 
@@ -93,8 +93,8 @@ def stored(optimizer: QuantizedOptimizer) -> dict[str, int]:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states = [optimizer.state[p] for p in parameters]
     return {
-        "weights": sum(local(p).numel() for p in parameters),
-        "latent": sum(local(s["latent"]).numel() for s in states if "latent" in s),
+        "weights": sum(_local(p).numel() for p in parameters),
+        "latent": sum(_local(s["latent"]).numel() for s in states if "latent" in s),
         "duals": sum(s["dual"].numel() for s in states if "dual" in s),
     }
 
@@ -102,7 +102,7 @@ def stored(optimizer: QuantizedOptimizer) -> dict[str, int]:
 def latent_weights(optimizer: QuantizedOptimizer, names: dict) -> dict[str, Tensor]:
     """Name -> the whole latent weights, of the parameters that this optimizer has."""
     with optimizer.latent():
-        return {names[p]: whole(p).detach().clone() for group in optimizer.param_groups for p in group["params"]}
+        return {names[p]: _whole(p).detach().clone() for group in optimizer.param_groups for p in group["params"]}
 
 
 def run_alone(make) -> tuple[list, dict]:

@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from quantized_training.constraints import PHI, pieces, pieces_derivative
+from quantized_training.constraints import PHI
 from quantized_training.levels import Levels
 
 from .convergence import boxes
@@ -58,6 +58,23 @@ def kkt_residual(w: Tensor, grad: Tensor, levels: Levels, epsilon: float) -> Ten
     """
     low, high = boxes(w, levels, epsilon, PHI)
     return (w - (w - grad).clamp(low, high)).abs()
+
+
+def pieces(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
+    """The smooth constraints f_1 .. f_(K+1) whose minimum is phi (paper, section 5): shape (K + 1, *w.shape).
+
+    f_1 = eps - (q_1 - w),  f_j = eps - (q_(j-1) - w)(w - q_j) for j = 2..K,  f_(K+1) = eps - (w - q_K).
+    """
+    q = levels.values
+    middle = [(w - a) * (w - b) + epsilon for a, b in zip(q, q[1:], strict=False)]
+    return torch.stack([w + (epsilon - q[0]), *middle, (epsilon + q[-1]) - w])
+
+
+def pieces_derivative(w: Tensor, levels: Levels) -> Tensor:
+    """Derivatives of the pieces f_j, shape (K + 1, *w.shape); they do not depend on epsilon."""
+    q = levels.values
+    one = torch.ones_like(w)
+    return torch.stack([one, *[2 * w - (a + b) for a, b in zip(q, q[1:], strict=False)], -one])
 
 
 def tangent_pieces(w: Tensor, levels: Levels, epsilon: float) -> tuple[Tensor, Tensor]:

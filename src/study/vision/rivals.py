@@ -187,6 +187,7 @@ class _OwnScales(QuantizedOptimizer):
     def _show(self, view: str, weights: Callable[[Tensor, dict], Tensor]):
         for group, p in self._quantized_parameters():
             group["levels"] = self.method.levels.scaled(float(self.state[p]["scale"]))
+            self._seen[p] = self._seen[p][0], group["levels"]  # they follow the weights: nothing starts anew
         return super()._show(view, weights)
 
 

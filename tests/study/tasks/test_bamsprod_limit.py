@@ -8,7 +8,8 @@ import torch
 from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
 
-from quantized_training.adaptive import BAMSProd, Falling, Rising, quantisation_error
+from helpers import quantisation_error
+from quantized_training.adaptive import BAMSProd, Falling, Rising
 from study.tasks import bamsprod_limit as bl
 from study.tasks.binary import digits
 

@@ -12,7 +12,6 @@ from scipy.optimize import linprog, minimize, minimize_scalar
 
 from helpers import levels_and_weights, tensor
 from quantized_training import PHI, SGDA, Levels
-from quantized_training.constraints import pieces
 from study.theory import reference as ref
 from study.theory.lagrangian import (
     descent_ascent,
@@ -23,6 +22,7 @@ from study.theory.lagrangian import (
     kkt_residual,
     largest_stable,
     moreau_envelope,
+    pieces,
     primal_function,
     printed_pieces,
     record,
