@@ -47,7 +47,8 @@ def roughness(x: Tensor, inside: Tensor | None = None) -> np.ndarray:
 
 def _row(part: str, setting: Setting, quantity: str, epoch: int, values, seeds: bool = True) -> Row:
     values = [float(f"{float(v):.5g}") for v in values]
-    columns = {f"seed {s}": v for s, v in zip(TESTS, values if seeds else [""] * len(TESTS), strict=True)}
+    shown = values if seeds else []
+    columns = {f"seed {s}": v for s, v in zip(TESTS, [*shown, *[""] * (len(TESTS) - len(shown))], strict=True)}
     about = {"part": part, "setting": str(setting), "quantity": quantity, "epoch": epoch}
     return about | {k: v for k, v in spread(values).items() if not k.startswith("central")} | columns
 
@@ -87,6 +88,7 @@ def unit(
     common: int | None = None,
     correction: int = 0,
     settings: Sequence[Setting] | None = None,
+    seeds: tuple[int, int] = (len(TUNING), len(TESTS)),
 ) -> list[Row]:
     """One optimizer: every setting on the tuning seeds and the validation set, then the setting with the best validation
     score and the one with the lowest training loss on the test seeds and the test set.
@@ -95,14 +97,16 @@ def unit(
 
     changes: to every setting, `clip` or what else the optimizer takes. common: index of a setting that is tested whatever
     the tuning says. correction: see `binary.train`. settings: in place of the optimizer's own.
+    seeds: how many of `TUNING` and of `TESTS`; columns of the seeds that were not run are empty.
     """
     changes = dict(changes or {})
     clip = changes.pop("clip", math.inf)
     settings = [replace(s, extra=s.extra | changes, clip=clip) for s in settings or OPTIMIZERS[optimiser].settings]
     train = partial(binary.train, task, optimiser, batch=batch, binary=binary_weights, correction=correction)
     rows, final = [], {}
+    tuning, tests = TUNING[: seeds[0]], TESTS[: seeds[1]]
     for setting in settings:
-        record = train(setting, TUNING, test=False)[:, -1]
+        record = train(setting, tuning, test=False)[:, -1]
         final[setting] = record.nan_to_num(math.inf).mean(0).tolist()
         rows += [
             _row("tuning", setting, name, 0, x, seeds=False)
@@ -118,7 +122,7 @@ def unit(
     if common is not None:
         best["common setting"] = settings[common]
     per_epoch = binary.TASKS[task].data()[0][0].shape[1] // batch
-    records = {s: train(s, TESTS) for s in dict.fromkeys(best.values())}
+    records = {s: train(s, tests) for s in dict.fromkeys(best.values())}
     for part, setting in best.items():
         rows += summary(part, setting, records[setting], per_epoch, levels, bands)
     return rows

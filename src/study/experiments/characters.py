@@ -36,6 +36,6 @@ EXPERIMENT = Experiment(
     __doc__.removesuffix("."),
     {f"{method}, seed {seed}": partial(unit, method, seed) for seed in SEEDS for method in METHODS},
     version="1",
-    hours=4,
+    hours=1.5,
     depends=_chosen,
 )

@@ -42,5 +42,5 @@ EXPERIMENT = Experiment(
         for k, setting in enumerate(kind.settings)
     },
     version="1",
-    hours=8,
+    hours=3,
 )

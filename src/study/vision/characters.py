@@ -32,7 +32,7 @@ from . import checkpoints, rivals, tuned
 from .tuned import Kind, Setting, Start
 
 TERNARY = Levels.ternary()
-CONTEXT, BATCH, ROUNDS, STEPS = 128, 16, 20, 60  # characters, pieces; rounds of steps between two scores
+CONTEXT, BATCH, ROUNDS, STEPS = 128, 8, 20, 40  # characters, pieces; rounds of steps between two scores
 BETAS = (0.9, 0.95)
 
 
