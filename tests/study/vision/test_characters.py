@@ -71,7 +71,7 @@ def test_a_step_moves_a_matrix_as_adam_would_without_the_scale(monkeypatch, deca
     for k in range(20):
         for g in adam.param_groups:
             g["lr"] = 1e-2 * (1 + math.cos(math.pi * k / 20)) / 2
-        i = torch.randint(3000 - CONTEXT, (16, 1), generator=draws) + torch.arange(CONTEXT + 1)
+        i = torch.randint(3000 - CONTEXT, (characters.BATCH, 1), generator=draws) + torch.arange(CONTEXT + 1)
         x = letters()[i]
         adam.zero_grad()
         nn.functional.cross_entropy(model(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten()).backward()
