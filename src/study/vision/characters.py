@@ -3,7 +3,7 @@
 Four blocks of width 128 with 4 heads, root-mean-square normalisation before each matrix, 0.8 million weights, of which the
 matrices of the blocks are quantised; embeddings, the last layer and normalisation are real, as in BitNet b1.58 (Ma et al.,
 2024). A matrix w is s v, s the mean of |w| at the start and fixed but in the methods with scales of their own; v is rounded to
--1, 0, 1. All parameters are trained by Adam; v at the learning rate over s, so that s v moves as w would.
+-1, 0, 1. All parameters are trained by Adam; v at the learning rate and epsilon over s, so that s v moves as w would.
 """
 
 from __future__ import annotations
@@ -180,6 +180,7 @@ def train(
         groups.append({"params": rest, "quantize": False, "factor": 1.0})
         for g in groups:  # torch's decay is the learning rate times w: of s v as of w
             g["weight_decay"] = decay / g["factor"] if g["quantize"] else 0.0
+            g["eps"] = 1e-8 * g["factor"]  # beside the gradient, which is that of w over s
         rule: Method = kind.make(start, **constants)
         around: Callable = getattr(rule, "optimizer", QuantizedOptimizer)
         optimizer = around(torch.optim.AdamW(groups, lr=setting.lr, betas=BETAS), rule)

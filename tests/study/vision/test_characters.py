@@ -56,7 +56,16 @@ def test_a_scaled_network_computes_the_same_and_its_scale_is_the_mean_size():
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_a_step_moves_a_matrix_as_adam_would_without_the_scale(monkeypatch, decay):
-    """Full precision: the same network by torch's AdamW alone."""
+    """Full precision: the same network by torch's AdamW alone; in double precision, as Adam makes a step of any gradient."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        _steps_agree(monkeypatch, decay)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _steps_agree(monkeypatch, decay):
     seen, original = [], characters.measure
     monkeypatch.setattr(characters, "measure", lambda model, x: seen.append(model) or original(model, x))
     setting = Setting(1e-2, (("weight_decay", decay),))
@@ -78,7 +87,7 @@ def test_a_step_moves_a_matrix_as_adam_would_without_the_scale(monkeypatch, deca
         adam.step()
     for name in ("qkv", "out", "up", "down"):
         theirs, mine = (getattr(m.blocks[0], name).weight for m in (model, seen[0]))
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=2e-4)
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", list(METHODS))
