@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from quantized_training.constraints import PHI, PSI
 from quantized_training.levels import Levels
+from quantized_training.methods import skewed_velocity
 
 from ..theory import reference as ref
-from ..theory.convergence import adversary, fixed_from
+from ..theory.convergence import adversary, boxes, fixed_from
 from .evidence import EXACT, SYMPY, TESTED, Z3, identity, prose, prove, refute, search, step
 from .theorem_3_corrected import SIDES, largest, least, velocity
 
@@ -175,6 +176,37 @@ def momentum_fades(outwards=False):
 def momentum_carries_at_most(power=2):
     v, g, M1, edge, t, w, before, after, known = _momentum()
     prove(after <= edge + g * t**power * M1, [*known, w <= edge])
+
+
+@step(
+    f"{NAME}, momentum",
+    TESTED,
+    "with γM₁ < (1−β)²e from a feasible start on, no weight changes its level, for random levels and schedules, gradients and a first velocity u as hard as they may be towards the nearest midpoint",
+    {"power": 1},
+)
+def momentum_cannot_change_the_rounding(power=2):
+    def violation(seed: int) -> float:
+        rng = np.random.default_rng(seed)
+        constraint, steps = (PHI, PSI)[seed % 2], 40
+        levels = Levels(tuple(np.cumsum(rng.uniform(0.3, 2, rng.integers(2, 5))).tolist()))
+        beta, M, share = rng.choice([0.3, 0.6, 0.9]), 10 ** rng.uniform(-1, 1), rng.uniform(0.1, 1)
+        epsilon = constraint.largest_epsilon(levels) * rng.uniform(0.5, 0.99) * np.cumprod(rng.uniform(0.9, 1, steps))
+        e = (min(levels.gaps) ** 2 / 4 - constraint.band(epsilon[0])) ** 0.5
+        gamma = 0.999 * (1 - beta) ** power * e / M * np.cumprod(rng.uniform(0.97, 1, steps))
+        midpoints, (low, high) = torch.tensor(levels.midpoints, dtype=torch.float64), levels.hull
+        low, high = boxes(torch.as_tensor(rng.uniform(low, high, 20)), levels, epsilon[0], constraint)
+        w = low + (high - low) * torch.as_tensor(rng.choice([1e-6, 0.05, 0.5, 0.95, 1 - 1e-6], 20))
+        cells, u = levels.cell(w), 0
+        for k in range(steps):
+            G = M * torch.where(w >= midpoints[(w[:, None] - midpoints).abs().argmin(-1)], 1.0, -1.0)
+            v = skewed_velocity(G, w, levels, epsilon[k], rng.uniform(0.1, 2), constraint, share * M)
+            u = beta * u + v if k else v / (1 - beta)
+            w = w + gamma[k] * u
+            if not torch.equal(levels.cell(w), cells):
+                return 1.0
+        return 0.0
+
+    search(violation, 0.5, 60, seed=st.integers(0, 10**6))
 
 
 prose("freeze_inductions", NAME, "from one step to all k; sums of steps that diverge")

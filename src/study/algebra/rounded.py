@@ -6,6 +6,7 @@ real weights that is f at the signs. phi(t) is the mean of l with the i-th weigh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -240,6 +241,39 @@ def _table(rng, n: int | None = None) -> torch.Tensor:
     return table
 
 
+def _problem(seed: int):
+    """A random loss of signs, its extension with a Lipschitz constant, the cube's upper corner, and a point of the cube."""
+    rng = np.random.default_rng(seed)
+    table = _table(rng)
+    n = int(np.log2(len(table)))
+    loss, reach = rounded.loss_of(table), rng.choice([1.0, 0.9])
+    high = torch.full((n,), reach, dtype=torch.float64)
+    loss = replace(loss, smoothness=max(loss.smoothness, 1e-3))
+    return rng, table, loss, high, reach * torch.as_tensor(np.clip(rng.uniform(-1.5, 1.5, n), -1, 1))
+
+
+@step(
+    f"{NAME}, 4",
+    TESTED,
+    "R1, R2, and the distance of 0 from ∇F(ẑ) + N_C(ẑ) is at most 2Lh",
+    {"gradient": 0.0},
+    {"convexity": 2.0},
+    {"times": 1.9},
+)
+def slacks_of_the_rounded_descent(gradient=0.5, convexity=1.5, times=2.0):
+    def violation(seed: int) -> float:
+        _, _, loss, high, x = _problem(seed)
+        L, z = loss.smoothness, prox_point(x, loss, -high, high)
+        h, fall = (x - z).norm(), loss.value(x) - loss.value(z)
+        first = fall - gradient * L * h**2 - loss.gradient(x) @ (x - z)
+        second = convexity * L * h**2 - fall
+        slope = loss.gradient(z)  # N_C(z) cancels what falls towards the outside
+        rest = torch.where(z == high, slope.clamp(min=0), torch.where(z == -high, slope.clamp(max=0), slope))
+        return max(first, second, rest.norm() - times * L * h).item()
+
+    search(violation, 1e-9, 150, seed=st.integers(0, 10**6))
+
+
 @step(
     f"{NAME}, 4",
     TESTED,
@@ -249,14 +283,8 @@ def _table(rng, n: int | None = None) -> torch.Tensor:
 )
 def rounded_envelope_descends(gain=1.0, noise=1.0):
     def violation(seed: int) -> float:
-        rng = np.random.default_rng(seed)
-        table = _table(rng)
-        n = int(np.log2(len(table)))
-        loss, reach = rounded.loss_of(table), rng.choice([1.0, 0.9])
-        L, high = max(loss.smoothness, 1e-3), torch.full((n,), reach, dtype=torch.float64)
-        loss = type(loss)(loss.value, loss.gradient, L)
-        x = reach * torch.as_tensor(np.clip(rng.uniform(-1.5, 1.5, n), -1, 1))
-        true = loss.gradient(x)
+        rng, table, loss, high, x = _problem(seed)
+        n, L, true = len(x), loss.smoothness, loss.gradient(x)
         if rng.random() < 0.5:  # the estimate by one coordinate, all its values
             g = n * torch.eye(n, dtype=torch.float64) * rounded.differences(table)[:, None, :]
             chance, g = rounded.chances(x).repeat_interleave(n) / n, g.reshape(-1, n)

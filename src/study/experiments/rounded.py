@@ -194,7 +194,7 @@ def tuned(rows: Sequence[Row], task: str) -> dict[tuple[str, float], dict[str, R
     return found
 
 
-CASES = [("BinaryConnect (deterministic)", 0.0), ("BinaryConnect", 0.0), (DEBIASED, 0.5)]
+CASES = [("BinaryConnect (deterministic)", 0.0), ("BinaryConnect", 0.0), *((DEBIASED, d) for d in (0.02, 0.1, 0.5))]
 EXPERIMENT = Experiment(
     "rounded",
     "Debiased BinaryConnect beside all methods: Tasks I and II over constant step sizes, and the digits at one bit",
