@@ -418,7 +418,7 @@ def test_page_that_hides_its_claims_fails_the_build(project, monkeypatch):
     path.write_text(CLAIM.replace("It is so.", f"'{printed}'").replace("As printed.", f"'{right}'"), encoding="utf-8")
     done = project.build(monkeypatch)
     assert done.returncode == 0, done.stdout + done.stderr
-    row = BeautifulSoup(project.page(), "html.parser").select_one("div.claim-row")
+    row = BeautifulSoup(project.page(), "html.parser").select_one("details.claim-row")
     assert "<b>So</b> it is" in row.get_text() and "<img src=x>" in row.get_text() and right in row.get_text()
     assert row.find(["b", "img", "script"]) is None, "HTML of the claims is obeyed"
     path.write_text(CLAIM.replace("about: of a sample", "about: '`code`'"), encoding="utf-8")
