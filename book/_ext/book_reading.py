@@ -26,7 +26,9 @@ CLOSED = (nodes.title, nodes.reference, nodes.literal, nodes.term, nodes.caption
 
 @functools.cache
 def known() -> dict:
-    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    """What book/terms.yml says; nothing in a project without it."""
+    nothing = {"terms": {}, "symbols": {}, "other": []}
+    return yaml.safe_load(FILE.read_text(encoding="utf-8")) if FILE.exists() else nothing
 
 
 def anchor(term: str) -> str:
@@ -97,7 +99,7 @@ def _open_texts(node: nodes.Node):
 
 def _hints(app, doctree, docname: str) -> None:
     """The first of each word and symbol on a chapter's page."""
-    if not docname.startswith("notebooks/"):
+    if not docname.startswith("notebooks/") or not known()["terms"]:
         return
     terms = {form: term for term, about in known()["terms"].items() for form in about["forms"]}
     form_of = re.compile(rf"\b({'|'.join(map(re.escape, terms))})\b", re.IGNORECASE)
