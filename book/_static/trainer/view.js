@@ -11,7 +11,7 @@ import { program, printed } from "./python.js";
 
 const STEPS_PER_SECOND = 60;
 const STILLS_PER_SECOND = 2; // where motion is unwelcome: one picture per epoch instead
-const SELDOM = 3; // while playing, numbers and the lower pictures change with every third frame
+const TURNS = 3; // while playing, the rounded networks, the lower pictures and the words change in every third frame, in turn
 const LATER = 5; // milliseconds of each frame for losses that are still missing
 
 let count = 0;
@@ -65,13 +65,14 @@ export function writeState(state) {
 
 class Trainer {
   constructor(root) {
-    Object.assign(this, { root, full: "full" in root.dataset, id: `trainer-${++count}`, kept: {}, playing: false, visible: true });
+    Object.assign(this, { root, full: "full" in root.dataset, id: `trainer-${++count}`, kept: {}, playing: false, turn: 0 });
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     this.state = this.full ? readState(location.hash) : readState(root.dataset.state ?? "");
     this.build();
     this.compute();
     this.watch();
     this.settle(); // words do not wait until the pictures come into view
+    root.dataset.ready = Math.round(performance.now()); // milliseconds since the page was opened
   }
 
   // Elements ......................................................................................................
@@ -114,7 +115,6 @@ class Trainer {
         ...this.python.map(({ name, code, output }) => element("div", {}, element("p", {}, name, " prints:"), output, code))));
     }
     this.root.replaceChildren(...parts);
-    this.root.dataset.ready = Math.round(performance.now()); // milliseconds since the page was opened
 
     this.play.addEventListener("click", () => (this.playing ? this.stop() : this.start()));
     this.step.addEventListener("click", () => { this.stop(); this.show(this.k >= this.T ? 0 : this.k + 1); this.settle(); });
@@ -123,7 +123,11 @@ class Trainer {
     this.time.addEventListener("change", () => this.settle());
   }
 
-  picture(height, label) { return new Picture(height, label); }
+  picture(height, label) {
+    const picture = new Picture(height, label);
+    (this.pictures ??= []).push(picture);
+    return picture;
+  }
 
   figure(caption, picture) {
     const figure = element("figure", {}, picture.canvas, element("figcaption", {}, caption));
@@ -144,8 +148,11 @@ class Trainer {
   /** One method: a menu, its network twice, its weights over time. */
   column(key) {
     const menu = this.menu(key, key === "a" ? "One method" : "The other", Object.entries(CODES));
-    const small = () => ({ picture: this.picture(120, ""), caption: element("figcaption") });
-    const latent = small(), rounded = small(), weights = this.picture(150, "");
+    const small = (word) => {
+      const loss = element("b"), lead = document.createTextNode(""), caption = element("figcaption", {}, word, element("br"), loss, lead);
+      return { picture: this.picture(120, ""), loss, lead, caption };
+    };
+    const latent = small("as trained"), rounded = small("rounded"), weights = this.picture(150, "");
     const note = element("figcaption");
     const node = element("div", { class: "trainer-run" }, menu,
       element("div", { class: "trainer-two" }, ...[latent, rounded].map(({ picture, caption }) => element("figure", {}, caption, picture.canvas))),
@@ -257,44 +264,63 @@ class Trainer {
   }
 
   draw() {
-    if (!this.root.clientWidth) return;
-    const { k, runs, task, state } = this, colours = (this.colours ??= palette()), { loss, hidden, d } = TASKS[state.task];
-    this.frames = (this.frames ?? 0) + 1;
-    const all = !this.playing || this.frames % SELDOM === 0;
-    this.time.value = k;
-    this.shown.textContent = `${k} of ${this.T}`;
-    this.time.setAttribute("aria-valuetext", this.shown.textContent);
+    const { k, runs, range, playing } = this, colours = (this.colours ??= palette());
+    if (!playing) this.measure();
+    if (!this.losses.width) return; // not on the page's screen
+    const turn = playing && !this.calm.matches ? this.turn++ % TURNS : null, due = (n) => turn === null || turn === n;
     runs.forEach((run, i) => {
-      const { latent, rounded, weights } = this.columns[i], losses = run.losses(k);
-      const ways = [[latent, run.at(k), "as trained"], [rounded, run.roundedAt(k), "rounded"]];
-      ways.forEach(([{ picture, caption }, w, word], j) => {
-        if (j && !all) return;
-        if (hidden) paintMoons(picture, colours, task, w);
-        else if (!loss) paintSigns(picture, colours, task, [...w], run.colour);
-        else {
-          const path = j ? null : Array.from({ length: k + 1 }, (_, s) => [...run.at(s)]);
-          const allowed = run.constraint ? feasible(run.constraint, run.Q, run.epsilons[k]) : null;
-          const range = run.Q.length > 2 ? [-3, 2] : [-2.2, 2.2];
-          (d === 1 ? paintCurve : paintPlane)(picture, colours, { loss: task.loss, Q: run.Q, allowed, w, range, colour: run.colour, path });
-        }
-        if (!all) return;
-        const lead = ahead([0, 1].map((r) => runs[r].losses(k)[j])) === (i ? 1 : -1);
-        caption.innerHTML = `${word}<br><b>${number(losses[j])}</b>${lead ? " ◂ ahead" : ""}`;
-      });
-      paintWeights(weights, colours, { run, k, range: this.range, colour: run.colour });
+      const { latent, rounded, weights } = this.columns[i];
+      this.paint(latent.picture, run, run.at(k), true);
+      paintWeights(weights, colours, { run, k, range, colour: run.colour });
+      if (due(0)) this.paint(rounded.picture, run, run.roundedAt(k), false);
     });
-    if (!all) return;
-    this.drawLosses();
-    this.placesFigure.hidden = !task.all;
-    if (task.all) {
-      const words = runs.map((run) => `${run.name}: ${ordinal(task.all.place(run.rounded[k]))}`);
-      paintPlaces(this.places, colours, { runs, k, all: task.all, words });
-    }
+    if (due(1)) this.drawLosses(), this.drawPlaces();
+    if (due(2)) this.tell();
+  }
+
+  /** The widths of all pictures at once, before anything is written: each later look at them would lay out the page anew. */
+  measure() {
+    this.placesFigure.hidden = !this.task.all;
+    for (const picture of this.pictures) picture.measure();
+  }
+
+  /** A network as a picture; with its path, where it is one or two weights. */
+  paint(picture, run, w, withPath) {
+    const { k, task, colours } = this, { loss, hidden, d } = TASKS[this.state.task];
+    if (hidden) return paintMoons(picture, colours, task, w);
+    if (!loss) return paintSigns(picture, colours, task, [...w], run.colour);
+    const path = withPath ? Array.from({ length: k + 1 }, (_, s) => [...run.at(s)]) : null;
+    const allowed = run.constraint ? feasible(run.constraint, run.Q, run.epsilons[k]) : null;
+    const range = run.Q.length > 2 ? [-3, 2] : [-2.2, 2.2];
+    (d === 1 ? paintCurve : paintPlane)(picture, colours, { loss: task.loss, Q: run.Q, allowed, w, range, colour: run.colour, path });
+  }
+
+  /** The step, and the losses over the networks. */
+  tell() {
+    const { k, T, runs } = this, losses = runs.map((run) => run.losses(k));
+    this.time.value = k;
+    this.shown.textContent = `${k} of ${T}`;
+    this.time.setAttribute("aria-valuetext", this.shown.textContent);
+    [0, 1].forEach((j) => {
+      const leader = ahead(losses.map((l) => l[j]));
+      this.columns.forEach(({ latent, rounded }, i) => {
+        const { loss, lead } = j ? rounded : latent;
+        loss.textContent = number(losses[i][j]);
+        lead.data = leader === (i ? 1 : -1) ? " ◂ ahead" : "";
+      });
+    });
   }
 
   drawLosses() {
     const step = Math.max(1, ...this.runs.map((run) => run.filled || 25));
     paintLosses(this.losses, this.colours, { runs: this.runs, k: this.k, best: this.task.all?.losses[0] ?? null, step });
+  }
+
+  drawPlaces() {
+    const { k, runs, colours, task: { all } } = this;
+    if (!all) return;
+    const words = runs.map((run) => `${run.name}: ${ordinal(all.place(run.rounded[k]))}`);
+    paintPlaces(this.places, colours, { runs, k, all, words });
   }
 
   /** Losses that are missing, a few milliseconds in each frame. */
@@ -426,14 +452,14 @@ class Trainer {
   watch() {
     const repaint = () => {
       this.colours = palette();
-      if (this.visible) this.draw();
+      if (this.visible) this.measure(), this.draw();
     };
     this.visible = false;
     new IntersectionObserver(([{ isIntersecting }]) => {
       const came = isIntersecting && !this.visible;
       this.visible = isIntersecting;
       if (!isIntersecting) this.stop();
-      else if (came) repaint(), this.settle();
+      else if (came) repaint(), this.later();
     }, { rootMargin: "100px" }).observe(this.root);
     document.addEventListener("visibilitychange", () => document.hidden && this.stop());
     new MutationObserver(repaint).observe(document.documentElement, { attributeFilter: ["data-theme"] });
@@ -450,11 +476,18 @@ class Trainer {
   }
 }
 
-/** Every trainer that has been read to its end; the page may still be loading. */
+/** While the page loads: something stands behind the node, so that it has been read to its end. */
+const whole = (node) => Boolean(node && (node.nextSibling || whole(node.parentNode)));
+
+/** Every trainer that has been read; the page may still be loading. */
 export function startAll() {
   for (const root of document.querySelectorAll(".trainer:not([data-ready])")) {
-    if (root.nextSibling || document.readyState !== "loading") root.trainer = new Trainer(root);
+    if (document.readyState !== "loading" || whole(root)) root.trainer = new Trainer(root);
   }
 }
 startAll();
-if (document.readyState === "loading") document.addEventListener("readystatechange", startAll, { once: true });
+if (document.readyState === "loading") { // at once when its place has been read, ahead of the scripts that wait for the page's end
+  const reading = new MutationObserver(startAll);
+  reading.observe(document, { childList: true, subtree: true });
+  document.addEventListener("readystatechange", () => { reading.disconnect(); startAll(); }, { once: true });
+}
