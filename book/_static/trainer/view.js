@@ -24,8 +24,9 @@ function element(tag, attributes = {}, ...children) {
 
 const number = (value) => (Math.abs(value) >= 1000 ? value.toExponential(1) : value.toFixed(3)).replace("-", "−");
 const short = (value) => String(value).replace("-", "−");
+const many = (n) => n.toLocaleString("en");
 /** 1st, 2nd, 3rd, 4th, 11th */
-const ordinal = (n) => `${n}${n % 100 >= 11 && n % 100 <= 13 ? "th" : ["th", "st", "nd", "rd"][n % 10] ?? "th"}`;
+const ordinal = (n) => `${many(n)}${n % 100 >= 11 && n % 100 <= 13 ? "th" : ["th", "st", "nd", "rd"][n % 10] ?? "th"}`;
 /** Who of two has the smaller loss: -1 the first, 1 the second, 0 neither. */
 const ahead = ([a, b]) => (Math.abs(a - b) < 5e-4 ? 0 : a < b ? -1 : 1);
 
@@ -354,7 +355,7 @@ class Trainer {
     if (task.all) {
       const place = runs.map((run) => task.all.place(run.rounded[k])), { total } = task.all;
       const [one, other] = place.map((p) => (p === 1 ? "best" : `${ordinal(p)} best`));
-      parts.push(` Of all ${total} networks of such weights, ${place[0] === place[1] ? `both give the ${one}` : `${names[0]} gives the ${one}, ${names[1]} the ${other}`}.`);
+      parts.push(` Of all ${many(total)} networks of such weights, ${place[0] === place[1] ? `both give the ${one}` : `${names[0]} gives the ${one}, ${names[1]} the ${other}`}.`);
     }
     this.says.replaceChildren(...parts);
     this.root.dataset.turned = turned;
@@ -370,10 +371,10 @@ class Trainer {
       weights.say(`${note.textContent} Now ${[...run.at(k)].map(number).join(", ")}.`);
     });
     const line = "thin: as trained, thick: rounded";
-    this.lossesFigure.lastChild.textContent = `Loss on all points over time; ${line}${task.all ? "; dotted: the best of all networks" : ""}.`;
+    this.lossesFigure.lastChild.textContent = `Loss on all points over time; ${line}${task.all ? "; dotted: the best of all networks" : ""}.${TASKS[state.task].unplaced ?? ""}`;
     this.losses.say(`Loss over time of ${names[0]} and ${names[1]}, as trained and rounded.`);
-    this.placesFigure.lastChild.textContent = task.all ? `All ${task.all.total} networks by their loss; filled: where rounding lands, open: the loss as trained.` : "";
-    this.places.say(task.all ? `Histogram of the losses of all ${task.all.total} networks, and the places of ${names[0]} and ${names[1]} in it.` : "");
+    this.placesFigure.lastChild.textContent = task.all ? `All ${many(task.all.total)} networks by their loss; filled: where rounding lands, open: the loss as trained.` : "";
+    this.places.say(task.all ? `Histogram of the losses of all ${many(task.all.total)} networks, and the places of ${names[0]} and ${names[1]} in it.` : "");
     this.tabulate(losses);
     if (this.full) this.publish(losses);
     else this.link.href = this.root.dataset.playground + this.address();
@@ -398,7 +399,7 @@ class Trainer {
     const named = (i) => (!hidden ? `w${i + 1}` : i < 2 * hidden ? `W${Math.floor(i / 2) + 1}${(i % 2) + 1}` : `a${i - 2 * hidden + 1}`);
     const pair = (f) => runs.flatMap((run, i) => f(run, i));
     const rows = [row("loss", pair((_, i) => losses[i].map((v) => v.toFixed(6))))];
-    if (task.all) rows.push(row(`place of ${task.all.total}`, pair((run) => ["", String(task.all.place(run.rounded[k]))])));
+    if (task.all) rows.push(row(`place of ${many(task.all.total)}`, pair((run) => ["", String(task.all.place(run.rounded[k]))])));
     for (let i = 0; i < runs[0].d; i++) rows.push(row(named(i), pair((run) => [run.at(k)[i].toFixed(6), short(run.roundedAt(k)[i])])));
     const head = element("thead", {}, element("tr", {}, element("th", { scope: "col" }, `step ${k}`),
       ...pair((run) => ["as trained", "rounded"].map((word) => element("th", { scope: "col" }, `${run.name}, ${word}`)))));
