@@ -377,6 +377,23 @@ def test_the_pictures_follow_the_theme(opened):
     page.wait_for_function(f"light => {pixels} !== light", arg=light, timeout=PATIENCE)
 
 
+def test_the_pictures_follow_their_width(opened):
+    page = opened()
+    widths = "[...document.querySelectorAll('.trainer canvas')].map(canvas => canvas.{}).join()"
+    drawn = f"{widths.format('width')} === {widths.format('clientWidth')}"
+    page.wait_for_function(drawn, timeout=PATIENCE)
+    seen = [page.evaluate(widths.format("width"))]
+    for columns in ("1fr", ""):  # as with a style sheet that comes after the pictures: the trainer is as wide as before
+        page.evaluate(
+            "columns => (document.querySelector('.trainer-pair').style.gridTemplateColumns = columns)", columns
+        )
+        page.wait_for_function(
+            f"seen => {widths.format('clientWidth')} !== seen && {drawn}", arg=seen[-1], timeout=PATIENCE
+        )
+        seen.append(page.evaluate(widths.format("width")))
+    assert seen[0] == seen[2] != seen[1]
+
+
 def test_the_script_is_small_and_whole():
     text = bundle()
     assert len(gzip.compress(text.encode())) < 60_000

@@ -464,11 +464,10 @@ class Trainer {
     }, { rootMargin: "100px" }).observe(this.root);
     document.addEventListener("visibilitychange", () => document.hidden && this.stop());
     new MutationObserver(repaint).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-    let width = 0;
-    new ResizeObserver(() => {
-      if (this.root.clientWidth !== width) repaint();
-      width = this.root.clientWidth;
-    }).observe(this.root);
+    const sizes = new ResizeObserver(() => { // the window's, or that of style sheets which come late
+      if (this.pictures.some(({ canvas, width }) => canvas.clientWidth !== width)) repaint();
+    });
+    for (const { canvas } of this.pictures) sizes.observe(canvas);
     if (this.full) addEventListener("hashchange", () => {
       if (!location.hash.includes("=")) return;
       this.change(readState(location.hash));
