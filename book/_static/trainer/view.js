@@ -150,7 +150,7 @@ class Trainer {
   column(key) {
     const menu = this.menu(key, key === "a" ? "One method" : "The other", Object.entries(CODES));
     const small = (word) => {
-      const loss = element("b"), lead = document.createTextNode(""), caption = element("figcaption", {}, word, element("br"), loss, lead);
+      const loss = element("b"), lead = document.createTextNode(""), caption = element("figcaption", {}, word, element("br"), "loss ", loss, lead);
       return { picture: this.picture(120, ""), loss, lead, caption };
     };
     const latent = small("as trained"), rounded = small("rounded"), weights = this.picture(150, "");
@@ -299,6 +299,7 @@ class Trainer {
   /** The step, and the losses over the networks. */
   tell() {
     const { k, T, runs } = this, losses = runs.map((run) => run.losses(k));
+    if (this.playing && this.said !== this.epoch()) this.say();
     this.time.value = k;
     this.shown.textContent = `${k} of ${T}`;
     this.time.setAttribute("aria-valuetext", this.shown.textContent);
@@ -337,10 +338,9 @@ class Trainer {
     this.filling = requestAnimationFrame(go);
   }
 
-  /** What is said once, when nothing moves: the sentence, the words of the pictures, the numbers, the address. */
-  settle() {
+  /** The sentence: who is ahead, and whether rounding turns that round. */
+  say() {
     const { k, T, runs, task, names, state } = this, { bits } = TASKS[state.task];
-    this.later();
     const losses = runs.map((run) => run.losses(k)), [trained, deployed] = [0, 1].map((j) => losses.map((l) => l[j]));
     const verdict = (pair) => {
       const who = ahead(pair);
@@ -349,7 +349,7 @@ class Trainer {
       return `${names[first]} is ahead, ${number(pair[first])} against ${number(pair[second])}`;
     };
     const to = bits === 1 ? "−1 and +1" : `the ${2 ** bits} levels`;
-    const parts = [`After ${k} of ${T} steps, by the weights as trained, ${verdict(trained)}. Rounded to ${to}, ${verdict(deployed)}.`];
+    const parts = [`After ${k} of ${T} steps, by the loss of the weights as trained, ${verdict(trained)}. Rounded to ${to}, ${verdict(deployed)}.`];
     const turned = ahead(trained) * ahead(deployed) < 0;
     if (turned) parts.push(element("strong", {}, " Rounding turns the order round."));
     if (task.all) {
@@ -357,8 +357,19 @@ class Trainer {
       const [one, other] = place.map((p) => (p === 1 ? "best" : `${ordinal(p)} best`));
       parts.push(` Of all ${many(total)} networks of such weights, ${place[0] === place[1] ? `both give the ${one}` : `${names[0]} gives the ${one}, ${names[1]} the ${other}`}.`);
     }
+    this.said = this.epoch();
+    this.says.ariaLive = this.playing ? "off" : "polite"; // spoken when nothing moves any more
     this.says.replaceChildren(...parts);
     this.root.dataset.turned = turned;
+  }
+
+  epoch() { return Math.floor(this.k / Math.max(this.task.perEpoch, 10)); }
+
+  /** What is said once, when nothing moves: the sentence, the words of the pictures, the numbers, the address. */
+  settle() {
+    const { k, runs, task, names, state } = this, losses = runs.map((run) => run.losses(k));
+    this.later();
+    this.say();
 
     const what = { 1: "the curve of the loss", 2: "the plane of the two weights" }[TASKS[state.task].d] ?? (TASKS[state.task].hidden ? "the two moons with the network's boundary" : "ten weights as bars, with the signs that made the data");
     runs.forEach((run, i) => {
@@ -453,7 +464,7 @@ class Trainer {
   watch() {
     const repaint = () => {
       this.colours = palette();
-      if (this.visible) this.measure(), this.draw();
+      if (this.visible || this.losses.width) this.measure(), this.draw();
     };
     this.visible = false;
     new IntersectionObserver(([{ isIntersecting }]) => {
