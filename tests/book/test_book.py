@@ -58,7 +58,9 @@ def test_internal_links_and_files_exist(built_book):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_light(built_book, name):
-    assert len(gzip.compress((built_book / f"{name}.html").read_bytes(), 6)) < 300_000
+    page = (built_book / f"{name}.html").read_bytes()
+    assert len(gzip.compress(page, 6)) < 300_000
+    assert b"searchindex.js" not in page, "Sphinx's search belongs to no page: the book has its own"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
