@@ -6,9 +6,9 @@
     :prefix: mj-
     :::
 
-Without a prefix the directive shows every row in full, by source and section: the errata page. With the option `counts` it
-says how many rows have which verdict; with `table` it is a table of all rows with printed and measured numbers, which can be
-filtered (book/_static/claims.js).
+Without a prefix the directive shows every row by source and section, as one line that opens (printed, right, why, evidence), below
+a filter (book/_static/claims.js): the errata page, on which every badge has its target. With the option `counts` it says how
+many rows have which verdict.
 
 A page that is the evidence of a row (has its label `see`) must show the row, by its badge or in such a table: the build warns.
 """
@@ -46,6 +46,12 @@ def _anchor(row: dict) -> str:
     return f"claim-{row['id']}"
 
 
+def _brief(item: str) -> str:
+    """A badge stands after the sentence in question: of a long quotation a few words are enough."""
+    quoted = re.fullmatch(r"([“\"])((?:\S+ ){2}[^\s…”\"]+) [^”\"]+([”\"])", item)
+    return f"{quoted[1]}{quoted[2]} …{quoted[3]}" if quoted and len(item) > 30 else item
+
+
 def _link(label: str, text: nodes.Node | None, docname: str) -> nodes.Node:
     """What {ref}`label` would give; with `text`, that instead of the title of the section."""
     link = addnodes.pending_xref(
@@ -67,6 +73,22 @@ def _shown(env) -> dict[str, set[str]]:
     return env.book_claims_shown
 
 
+class claim_row(nodes.General, nodes.Element):
+    """`details`, closed until a reader, a link to it or a printer opens it."""
+
+
+class claim_title(nodes.General, nodes.TextElement):
+    """Its `summary`."""
+
+
+def _opening(tag: str, stop: str = ""):
+    return lambda writer, node: writer.body.append(writer.starttag(node, tag, stop))
+
+
+def _closing(tag: str):
+    return lambda writer, node: writer.body.append(f"</{tag}>\n")
+
+
 class ClaimRole(SphinxRole):
     def run(self):
         self.env.note_dependency(str(FILE))
@@ -75,12 +97,12 @@ class ClaimRole(SphinxRole):
             message = self.inliner.reporter.error(f"no row {self.text!r} in {FILE.name}", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
         _shown(self.env).setdefault(self.env.docname, set()).add(self.text)
-        text = nodes.inline("", f"{row['item']}: {row['verdict']}")
+        text = nodes.inline("", f"{_brief(row['item'])}: {row['verdict']}")
         return [_badge(row["verdict"], _link(_anchor(row), text, self.env.docname))], []
 
 
 class ClaimsDirective(SphinxDirective):
-    option_spec = {"prefix": str, "counts": directives.flag, "table": directives.flag}
+    option_spec = {"prefix": str, "counts": directives.flag}
 
     def run(self):
         self.env.note_dependency(str(FILE))
@@ -91,16 +113,15 @@ class ClaimsDirective(SphinxDirective):
             return self._text(f"Of {len(rows)} statements checked so far: {numbers}.")
         prefix = self.options.get("prefix", "")
         _shown(self.env).setdefault(self.env.docname, set()).add(f"{prefix}*")
-        if "table" in self.options:
-            return [nodes.raw("", _filters(rows), format="html"), self._table(rows)]
         if prefix:
             return [self._short([row for row in rows if row["see"].startswith(prefix)])]
-        result: list[nodes.Node] = [nodes.raw("", _filter(rows), format="html")]
+        result: list[nodes.Node] = [nodes.raw("", _filters(rows), format="html")]
         for source, section in _parts(rows):
             own = "" if source == SOURCES[0] else f"{_name(source)}, "
             title = own + _section(section)
-            result.append(nodes.rubric("", title[0].upper() + title[1:]))
-            result += [self._full(row) for row in rows if (row["source"], row["section"]) == (source, section)]
+            part = nodes.container("", nodes.rubric("", title[0].upper() + title[1:]), classes=["claims-part"])
+            part += [self._full(row) for row in rows if (row["source"], row["section"]) == (source, section)]
+            result.append(part)
         return result
 
     def _text(self, markdown: str) -> list[nodes.Node]:
@@ -128,30 +149,16 @@ class ClaimsDirective(SphinxDirective):
         widths = {"item": 18, "verdict": 14, "what is right": 48, "shown in": 20}
         return _tabular(widths, lines, [[]] * len(rows), ["claims"])
 
-    def _table(self, rows: list[dict]) -> nodes.table:
-        """Every row: item, printed and measured number, verdict, evidence; the classes of a line are what it is filtered by."""
-        lines, kinds = [], []
-        for source, section in _parts(rows):
-            for row in rows:
-                if (row["source"], row["section"]) != (source, section):
-                    continue
-                where = nodes.paragraph("", f"{_name(source)}, {_section(section)}")
-                number = nodes.paragraph("", f"{row['value']:g}" if "value" in row else "")
-                measured = nodes.paragraph("", _measured(row, self.env))
-                verdict = nodes.paragraph("", "", _badge(row["verdict"]))
-                place = nodes.paragraph("", "", _link(row["see"], None, self.env.docname))
-                lines.append(([self._item(row)], [where], [number], [measured], [verdict], [place]))
-                kinds.append(["claim-line", f"verdict-{VERDICTS.index(row['verdict'])}", *_classes(source, section)])
-        widths = {"item": 28, "source": 14, "printed": 8, "measured": 18, "verdict": 14, "evidence": 18}
-        return _tabular(widths, lines, kinds, ["claims", "claims-all"])
-
-    def _full(self, row: dict) -> nodes.container:
+    def _full(self, row: dict) -> nodes.Element:
         """One row of the errata: as printed, what is right, why, and what checks it."""
         target = nodes.target("", "", ids=[_anchor(row)], names=[_anchor(row)])
         self.state.document.note_explicit_target(target)
-        title = nodes.paragraph("", "", nodes.strong("", row["item"]), nodes.Text(f", {row['about']} "))
+        title = claim_title("", "", target, nodes.strong("", row["item"]), nodes.Text(f", {row['about']} "))
         title += _badge(row["verdict"])
-        box = nodes.container("", target, title, classes=["claim-row", f"claim-row-{VERDICTS.index(row['verdict'])}"])
+        kinds = [f"verdict-{VERDICTS.index(row['verdict'])}", *_classes(row["source"], row["section"])]
+        box = claim_row("", title, classes=["claim-row", *kinds])
+        if "value" in row:
+            box += nodes.paragraph("", "", nodes.emphasis("", "Printed number: "), nodes.Text(f"{row['value']:g}"))
         for name, field in (("As printed", "printed"), ("Right is", "right"), ("Because", "why")):
             if row.get(field):
                 content = self._text(row[field])
@@ -222,20 +229,8 @@ def _option(value: str, words: str) -> str:
     return f'<option value="{html.escape(value)}">{html.escape(words)}</option>'
 
 
-def _filter(rows: list[dict]) -> str:
-    options = "".join(
-        _option(f"claim-row-{i}", f"what {v} ({n})")
-        for i, (v, n) in enumerate(zip(VERDICTS, _counts(rows), strict=True))
-    )
-    return (
-        '<p class="claims-filter" data-rows=".claim-row"><label for="claims-filter">Show</label> '
-        f'<select id="claims-filter">{_option("", f"all items ({len(rows)})")}{options}</select> '
-        '<output for="claims-filter"></output></p>'
-    )
-
-
 def _filters(rows: list[dict]) -> str:
-    """The controls of the table: verdict, source and section, words."""
+    """The controls above the rows: verdict, source and section, words."""
     verdicts = "".join(
         _option(f"verdict-{i}", f"{v} ({n})") for i, (v, n) in enumerate(zip(VERDICTS, _counts(rows), strict=True))
     )
@@ -250,7 +245,7 @@ def _filters(rows: list[dict]) -> str:
                 inner += _option(_classes(source, section)[1], f"{_name(source)}, {_section(section)} ({len(own)})")
             groups += f'<optgroup label="{html.escape(_name(source))}">{inner}</optgroup>'
     return (
-        '<div class="claims-filter figure-controls" data-rows=".claim-line">'
+        '<div class="claims-filter figure-controls" data-rows=".claim-row">'
         '<span class="figure-control"><label for="claims-verdict">Verdict</label>'
         f'<select id="claims-verdict">{_option("", "any")}{verdicts}</select></span>'
         '<span class="figure-control"><label for="claims-part">Source</label>'
@@ -291,9 +286,11 @@ def _merge(app, env, docnames, other) -> None:
 
 
 def setup(app) -> dict:
+    app.add_node(claim_row, html=(_opening("details", "\n"), _closing("details")))
+    app.add_node(claim_title, html=(_opening("summary"), _closing("summary")))
     app.add_role("claim", ClaimRole())
     app.add_directive("claims", ClaimsDirective)
     app.connect("env-purge-doc", _purge)
     app.connect("env-merge-info", _merge)
     app.connect("env-check-consistency", _check)
-    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 1}
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 2}

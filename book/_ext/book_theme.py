@@ -10,7 +10,11 @@ from pathlib import Path
 from docutils import nodes
 
 BOOK_PDF = "quantised-training-reproduced.pdf"  # written by book/pdf.py into the folder of pages
-ICON_SCRIPT = re.compile(r"\s*<script[^>]*scripts/fontawesome\.js[^>]*></script>")
+# The theme's icon font is enough: the script that would draw the same icons again weighs 1.5 MB. Sphinx's search is for a
+# search as one types, which is off, and holds up every page with 270 kB; the page `search` has the book's own.
+UNUSED = re.compile(
+    r"\s*<script[^>]*(?:scripts/fontawesome|_static/searchtools|_static/language_data|[\"/]searchindex)\.js[^>]*></script>"
+)
 NO_PDF = "<!-- the book as one PDF: make pdf -->"
 
 # What tex-chtml.js may ask for: fonts, TeX extensions, and its menu with the speech engine.
@@ -68,8 +72,7 @@ def link_pdf(folder: Path) -> None:
             page.write_text(text.replace(NO_PDF, link), encoding="utf-8")
 
 
-def _drop_icon_script(app, exception) -> None:
-    """The theme's icon font is enough: the script that would draw the same icons again weighs 1.5 MB."""
+def _drop_unused_scripts(app, exception) -> None:
     if exception or app.builder.format != "html":
         return
     folder = Path(app.outdir)
@@ -77,8 +80,8 @@ def _drop_icon_script(app, exception) -> None:
         file.unlink()
     for page in folder.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        if ICON_SCRIPT.search(text):
-            page.write_text(ICON_SCRIPT.sub("", text), encoding="utf-8")
+        if UNUSED.search(text):
+            page.write_text(UNUSED.sub("", text), encoding="utf-8")
 
 
 def setup(app) -> dict:
@@ -88,5 +91,5 @@ def setup(app) -> dict:
     app.connect("html-page-context", _current_roles)
     app.connect("html-page-context", _offer_pdf, priority=600)  # after the theme makes the buttons
     app.connect("build-finished", _copy_mathjax)
-    app.connect("build-finished", _drop_icon_script)
+    app.connect("build-finished", _drop_unused_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

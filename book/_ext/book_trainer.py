@@ -32,7 +32,7 @@ def _add_script(app, config) -> None:
 
 def _load_script(app, page, template, context, doctree) -> None:
     if doctree is not None and any(MARK in raw.astext() for raw in doctree.findall(nodes.raw)):
-        app.add_js_file("trainer.js", loading_method="async")
+        app.add_js_file("trainer.js", loading_method="async", fetchpriority="high")
 
 
 def setup(app) -> dict:

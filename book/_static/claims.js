@@ -1,4 +1,5 @@
-/* Lists of claims: show the rows that have the classes chosen above them and contain the words typed there. */
+/* Lists of claims: show the rows that have the classes chosen above them and contain the words typed there; open the row that a
+   link names, and all of them for a printer. */
 document.addEventListener("DOMContentLoaded", () => {
   for (const filter of document.querySelectorAll(".claims-filter")) {
     const rows = [...document.querySelectorAll(filter.dataset.rows)];
@@ -18,4 +19,16 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const control of [...selects, input]) control?.addEventListener("input", show);
     show();
   }
+  const rows = document.querySelectorAll("details.claim-row");
+  function open() {
+    const row = document.getElementById(decodeURIComponent(location.hash.slice(1)))?.closest("details.claim-row");
+    if (!row) return;
+    row.open = true;
+    row.scrollIntoView();
+  }
+  open();
+  addEventListener("hashchange", open);
+  const closed = new Set();
+  addEventListener("beforeprint", () => rows.forEach((row) => row.open || (closed.add(row), (row.open = true))));
+  addEventListener("afterprint", () => { closed.forEach((row) => { row.open = false; }); closed.clear(); });
 });

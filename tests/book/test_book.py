@@ -58,7 +58,9 @@ def test_internal_links_and_files_exist(built_book):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_light(built_book, name):
-    assert len(gzip.compress((built_book / f"{name}.html").read_bytes(), 6)) < 300_000
+    page = (built_book / f"{name}.html").read_bytes()
+    assert len(gzip.compress(page, 6)) < 300_000
+    assert b"searchindex.js" not in page, "Sphinx's search belongs to no page: the book has its own"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -418,7 +420,7 @@ def test_page_that_hides_its_claims_fails_the_build(project, monkeypatch):
     path.write_text(CLAIM.replace("It is so.", f"'{printed}'").replace("As printed.", f"'{right}'"), encoding="utf-8")
     done = project.build(monkeypatch)
     assert done.returncode == 0, done.stdout + done.stderr
-    row = BeautifulSoup(project.page(), "html.parser").select_one("div.claim-row")
+    row = BeautifulSoup(project.page(), "html.parser").select_one("details.claim-row")
     assert "<b>So</b> it is" in row.get_text() and "<img src=x>" in row.get_text() and right in row.get_text()
     assert row.find(["b", "img", "script"]) is None, "HTML of the claims is obeyed"
     path.write_text(CLAIM.replace("about: of a sample", "about: '`code`'"), encoding="utf-8")

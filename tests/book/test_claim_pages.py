@@ -29,7 +29,7 @@ def test_every_numbered_item_has_a_badge_on_a_page(built_book, name):
 
 def test_errata_page_has_every_row_in_full(built_book):
     page = BeautifulSoup((built_book / "book" / "errata.html").read_text(encoding="utf-8"), "html.parser")
-    rows = page.select("div.claim-row")
+    rows = page.select("details.claim-row")
     assert len(rows) == len(ROWS)
     for row in rows:
         words = row.get_text()
@@ -38,22 +38,23 @@ def test_errata_page_has_every_row_in_full(built_book):
     assert {f"claim-{name}" for name in ROWS} <= {e["id"] for e in page.find_all(id=True)}
 
 
-def test_scorecard_lists_every_claim_and_can_be_filtered(built_book, chromium, site):
+def test_the_rows_are_closed_and_can_be_filtered_and_opened(built_book, chromium, site):
     page = chromium.new_page(viewport={"width": 390, "height": 844})
-    page.goto(f"{site}notebooks/12_scorecard.html")
-    lines = page.locator(".claim-line")
-    assert lines.count() == len(ROWS)
-    for link in ("td:first-child a[href*='errata.html#claim-']", "td:last-child a[href*='#']"):
-        assert page.locator(f".claim-line {link}").count() == len(ROWS)
+    page.goto(f"{site}book/errata.html")
+    rows = page.locator(".claim-row")
+    assert rows.count() == len(ROWS) and page.locator(".claim-row[open]").count() == 0
 
     def shown() -> int:
-        n = page.locator(".claim-line:visible").count()
+        n = page.locator(".claim-row:visible").count()
         assert page.locator(".claims-filter output").text_content() == f"{n} of {len(ROWS)}"
         return n
 
     page.locator("#claims-verdict").focus()  # the keyboard is enough
     page.keyboard.press("ArrowDown")
     assert shown() == sum(row["verdict"] == claims.VERDICTS[0] for row in ROWS.values())
+    for number, verdict in enumerate(claims.VERDICTS):
+        page.select_option("#claims-verdict", f"verdict-{number}")
+        assert shown() == sum(row["verdict"] == verdict for row in ROWS.values())
     page.select_option("#claims-verdict", "")
     page.select_option("#claims-part", "part-paper")
     assert shown() == sum(row["source"] == "paper" for row in ROWS.values())
@@ -62,17 +63,33 @@ def test_scorecard_lists_every_claim_and_can_be_filtered(built_book, chromium, s
     page.select_option("#claims-part", "")
     page.locator("#claims-words").fill("equation 26")
     assert shown() == 1
-    assert "Equation (26)" in page.locator(".claim-line:visible").text_content()
+    row = page.locator(".claim-row:visible")
+    assert "Equation (26)" in row.text_content() and not row.get_by_text("As printed:").is_visible()
+    row.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert row.get_by_text("As printed:").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
 
 
-def test_errata_can_be_filtered_by_verdict(built_book, chromium, site):
+def test_a_badge_leads_to_its_open_row_and_a_printer_opens_all(built_book, chromium, site):
     page = chromium.new_page()
-    page.goto(f"{site}book/errata.html")
-    for number, verdict in enumerate(claims.VERDICTS):
-        page.select_option("#claims-filter", f"claim-row-{number}")
-        wanted = sum(row["verdict"] == verdict for row in ROWS.values())
-        assert page.locator(".claim-row:visible").count() == wanted
-        assert page.locator(".claims-filter output").text_content() == f"{wanted} of {len(ROWS)}"
+    page.goto(f"{site}notebooks/05_proof_walkthrough.html")
+    page.locator("span.claim a", has_text="Theorem 3:").first.click()
+    page.wait_for_url("**/errata.html#claim-thm-3")
+    assert page.locator(".claim-row[open]").count() == 1
+    assert "Theorem 3" in page.locator(".claim-row[open] summary").text_content()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".claim-row[open]").count() == len(ROWS)
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator(".claim-row[open]").count() == 1
     page.close()
+
+
+def test_the_scorecard_opens_with_ten_verdicts(built_book):
+    page = BeautifulSoup((built_book / "notebooks" / "12_scorecard.html").read_text(encoding="utf-8"), "html.parser")
+    (first, *_) = page.select("article ol")
+    lines = first.find_all("li", recursive=False)
+    assert len(lines) == 10
+    for line in lines:
+        assert line.select_one("span.claim a[href*='errata.html#claim-']"), line.get_text()

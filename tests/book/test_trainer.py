@@ -115,9 +115,13 @@ def test_the_first_state_makes_the_point(opened):
     )
 
 
-def test_without_scripts_there_are_a_picture_and_its_data(opened):
-    page = opened(java_script_enabled=False)
+@pytest.mark.parametrize("width", [1000, 390])
+def test_without_scripts_there_are_a_picture_and_its_data(opened, width):
+    page = opened(width=width, java_script_enabled=False)
+    panels = [panel.bounding_box()["width"] for panel in page.locator(".trainer-still > svg").all()]
+    assert len(panels) == 4 and min(panels) >= 150, "as large as its words are readable"
     assert page.locator(".trainer-still").bounding_box()["height"] > 100
+    assert page.get_by_text("A still picture").is_visible()
     page.locator("summary").click()
     assert page.locator(".trainer td").count() == 40
 
@@ -133,7 +137,7 @@ def test_every_task_is_drawn(opened, state):
     page = opened("playground", f"#task={state}&a=sgda&b=modified")
     page.evaluate("scrollTo(0, 0)")
     found = page.evaluate(COLOURS)
-    assert len(found) == (8 if state in ("II", "II-8", "I") else 7)
+    assert len(found) == (8 if state in ("II", "II-2", "II-8", "I") else 7)
     assert min(found) > 8
     assert page.evaluate("document.documentElement.scrollWidth") <= 1000
 
@@ -150,9 +154,12 @@ def test_step_play_pause_and_reset(opened):
     page.get_by_role("button", name="Step").click()
     assert k(page) == 1 and "After 1 of 500 steps" in says(page)
     page.get_by_role("button", name="Play").click()
-    page.wait_for_function("document.querySelector('.trainer').trainer.k > 20", timeout=PATIENCE)
+    said = "document.querySelector('.trainer-says')"
+    page.wait_for_function(f"/After [2-9]\\d of/.test({said}.textContent)", timeout=PATIENCE)
+    assert page.locator(".trainer-says").get_attribute("aria-live") == "off", "nobody wants to hear that"
     page.get_by_role("button", name="Pause").click()
     stopped = k(page)
+    assert f"After {stopped} of 500 steps" in says(page)
     page.wait_for_timeout(200)
     assert k(page) == stopped < 500
     page.locator("#trainer-1-b").select_option("askew")
@@ -254,6 +261,42 @@ def test_the_buttons_are_reached_by_arrow_keys(opened):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert k(page) == 0
+
+
+# Speed: the processor's time, which says the same on a machine that is busy
+
+
+FRAMES = """async () => {
+  const { trainer } = document.querySelector(".trainer");
+  let frames = 0, going = true;
+  const count = () => { frames++; if (going) requestAnimationFrame(count); };
+  trainer.start();
+  requestAnimationFrame(count);
+  while (trainer.playing && trainer.k < 240) await new Promise(later => setTimeout(later, 20));
+  going = false;
+  trainer.stop();
+  return frames; }"""
+
+
+def spent(cdp) -> dict[str, float]:
+    return {metric["name"]: metric["value"] for metric in cdp.send("Performance.getMetrics")["metrics"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frame_takes_a_quarter_of_its_time_and_seldom_a_layout(opened, kind):
+    """So that a processor at a fourth of the speed still shows 60 pictures a second."""
+    page = opened(kind, "#task=II&a=fp&b=askew", width=1280)
+    page.wait_for_function("document.querySelector('.trainer').trainer.runs.every(run => run.filled === 1)")
+    cdp = page.context.new_cdp_session(page)
+    cdp.send("Performance.enable", {"timeDomain": "threadTicks"})  # seconds of the page's thread, not of the clock
+    page.evaluate(FRAMES)  # until the browser has compiled what is used often
+    page.evaluate("document.querySelector('.trainer').trainer.show(0)")
+    before = spent(cdp)
+    frames = page.evaluate(FRAMES)
+    per_frame = {name: (value - before[name]) / frames for name, value in spent(cdp).items()}
+    assert frames > 20
+    assert per_frame["TaskDuration"] < 1 / 60 / 4
+    assert per_frame["LayoutCount"] < 0.6  # the words' turn comes with every third frame
 
 
 # The address
@@ -375,6 +418,23 @@ def test_the_pictures_follow_the_theme(opened):
     light = page.evaluate(pixels)
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
     page.wait_for_function(f"light => {pixels} !== light", arg=light, timeout=PATIENCE)
+
+
+def test_the_pictures_follow_their_width(opened):
+    page = opened()
+    widths = "[...document.querySelectorAll('.trainer canvas')].map(canvas => canvas.{}).join()"
+    drawn = f"{widths.format('width')} === {widths.format('clientWidth')}"
+    page.wait_for_function(drawn, timeout=PATIENCE)
+    seen = [page.evaluate(widths.format("width"))]
+    for columns in ("1fr", ""):  # as with a style sheet that comes after the pictures: the trainer is as wide as before
+        page.evaluate(
+            "columns => (document.querySelector('.trainer-pair').style.gridTemplateColumns = columns)", columns
+        )
+        page.wait_for_function(
+            f"seen => {widths.format('clientWidth')} !== seen && {drawn}", arg=seen[-1], timeout=PATIENCE
+        )
+        seen.append(page.evaluate(widths.format("width")))
+    assert seen[0] == seen[2] != seen[1]
 
 
 def test_the_script_is_small_and_whole():

@@ -87,6 +87,28 @@ def test_schedules_are_those_of_the_package(page, call, schedule):
     assert found == pytest.approx([schedule(k) for k in range(60)], rel=1e-13, abs=0)
 
 
+# The place among all networks
+
+PLACES = """async ([given, hidden, bits, asked]) => {
+  const { moons, allNetworks } = await import("/trainer/tasks.js"), { levelsFor } = await import("/trainer/methods.js");
+  const all = allNetworks({ ...given, x: Float64Array.from(given.x) }, hidden, levelsFor(bits));
+  return [all.total, all.losses[0], all.losses.at(-1), asked.map(all.place)]; }"""
+
+
+@pytest.mark.parametrize(("hidden", "bits"), [(3, 1), (4, 1), (1, 2), (2, 2), (3, 2)])
+def test_the_place_is_that_among_all_networks_one_by_one(page, hidden, bits):
+    task, levels = moons.draw(range(4, 5), hidden=hidden, n=40, batch=20), Levels.for_bits(bits)
+    x, y = task.x[0], task.y[0]
+    every = levels.vectors(3 * hidden, torch.float64).split(2**14)
+    losses = torch.cat([moons.loss(w, x, y) for w in every]).sort().values
+    asked = [losses[i].item() for i in (0, 1, len(losses) // 3, -1)] + [losses[0].item() - 0.1, 100.0]
+    given = {"x": x.flatten().tolist(), "y": y.tolist(), "n": len(y)}
+    total, best, worst, places = page.evaluate(PLACES, [given, hidden, bits, asked])
+    assert total == len(losses)
+    assert [best, worst] == pytest.approx([losses[0].item(), losses[-1].item()], rel=1e-12)
+    assert places == [1 + (losses < loss - 1e-9).sum().item() for loss in asked]
+
+
 # Runs
 
 

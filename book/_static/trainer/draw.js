@@ -28,13 +28,16 @@ export class Picture {
 
   say(label) { this.canvas.setAttribute("aria-label", label); }
 
-  /** Clears and returns the context; `this.width` is known afterwards. */
-  begin(colours, width = this.canvas.clientWidth) {
+  /** How wide the page shows it. Asks for the page's layout: not to be called in every frame. */
+  measure() { this.width = this.canvas.clientWidth; }
+
+  /** Clears and returns the context. */
+  begin(colours, width = this.width) {
     const { canvas, height } = this, ratio = Math.min(devicePixelRatio || 1, 2);
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
       [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
     }
-    const g = (this.g = canvas.getContext("2d"));
+    const g = (this.g ??= canvas.getContext("2d"));
     g.setTransform(ratio, 0, 0, ratio, 0, 0);
     g.clearRect(0, 0, width, height);
     g.font = `12px ${colours.font}`;
@@ -112,6 +115,9 @@ export function ticks(low, high, count) {
 // Task II -----------------------------------------------------------------------------------------------------------
 
 const RANGE = { x: [-1.6, 2.6], y: [-1.2, 1.7] };
+const DIRECTIONS = 360; // directions in which a network is asked
+const RAYS = Array.from({ length: DIRECTIONS + 1 }, (_, i) => [4 * Math.cos((i * TAU) / DIRECTIONS), 4 * Math.sin((i * TAU) / DIRECTIONS)]);
+const BETWEEN = Array.from({ length: DIRECTIONS }, (_, i) => [Math.cos(((i + 0.5) * TAU) / DIRECTIONS), Math.sin(((i + 0.5) * TAU) / DIRECTIONS)]);
 
 /** Points with their class by shape and colour; drawn once, then copied. */
 function cloud(picture, { x, y }, shown) {
@@ -139,25 +145,21 @@ export function paintMoons(picture, colours, task, w) {
   const g = picture.begin(colours);
   if (!picture.width) return; // not on the page's screen yet
   picture.axes({ ...RANGE, left: 0, right: 0, top: 0, bottom: 0 });
-  const N = 360, sign = Array.from({ length: N }, (_, i) => {
-    const angle = ((i + 0.5) * TAU) / N;
-    return Math.sign(network(w, Math.cos(angle), Math.sin(angle)));
-  });
-  const ray = (i) => [4 * Math.cos((i * TAU) / N), 4 * Math.sin((i * TAU) / N)];
-  for (let i = 0; i < N; ) {
+  const sign = BETWEEN.map(([x1, x2]) => Math.sign(network(w, x1, x2)));
+  for (let i = 0; i < DIRECTIONS; ) {
     let j = i + 1;
-    while (j < N && sign[j] === sign[i]) j++;
+    while (j < DIRECTIONS && sign[j] === sign[i]) j++;
     g.fillStyle = sign[i] === 0 ? colours.background : faded(colours.classes[sign[i] > 0 ? 1 : 0], 0.2);
     g.beginPath();
     g.moveTo(picture.x(0), picture.y(0));
-    for (let k = i; k <= j; k++) g.lineTo(...[ray(k)].map(([a, b]) => [picture.x(a), picture.y(b)])[0]);
+    for (let k = i; k <= j; k++) g.lineTo(picture.x(RAYS[k][0]), picture.y(RAYS[k][1]));
     g.fill();
     i = j;
   }
   g.drawImage(cloud(picture, task, Math.min(task.n, 400)), 0, 0, picture.width, picture.height);
   g.strokeStyle = colours.text;
   g.lineWidth = 2.5;
-  for (let i = 0; i < N; i++) if (sign[i] !== sign[(i + N - 1) % N]) picture.line([[0, 0], ray(i)]);
+  for (let i = 0; i < DIRECTIONS; i++) if (sign[i] !== sign[(i + DIRECTIONS - 1) % DIRECTIONS]) picture.line([[0, 0], RAYS[i]]);
 }
 
 // Task I ------------------------------------------------------------------------------------------------------------

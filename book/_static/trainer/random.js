@@ -27,14 +27,28 @@ export class Twister {
   }
 }
 
+// Plain loops: the landing page waits for these draws.
+function upTo(n) {
+  const order = new Int32Array(n);
+  for (let i = 0; i < n; i++) order[i] = i;
+  return order;
+}
+function swap(order, i, j) {
+  const kept = order[i];
+  order[i] = order[j];
+  order[j] = kept;
+}
+
 /** torch.rand, torch.randint(0, 2) and torch.randperm on the CPU, in double precision. */
 export class TorchGenerator extends Twister {
   /** n numbers from [0, 1): the lower 53 of 64 bits. */
   rand(n) {
-    return Float64Array.from({ length: n }, () => {
+    const drawn = new Float64Array(n);
+    for (let i = 0; i < n; i++) {
       const high = this.bits() & 0x1fffff;
-      return (high * 4294967296 + this.bits()) / 9007199254740992;
-    });
+      drawn[i] = (high * 4294967296 + this.bits()) / 9007199254740992;
+    }
+    return drawn;
   }
 
   coins(n) {
@@ -42,11 +56,8 @@ export class TorchGenerator extends Twister {
   }
 
   permutation(n) {
-    const order = Int32Array.from({ length: n }, (_, i) => i);
-    for (let i = 0; i < n - 1; i++) {
-      const j = i + (this.bits() % (n - i));
-      [order[i], order[j]] = [order[j], order[i]];
-    }
+    const order = upTo(n);
+    for (let i = 0; i < n - 1; i++) swap(order, i, i + (this.bits() % (n - i)));
     return order;
   }
 }
@@ -78,13 +89,13 @@ export class RandomState extends Twister {
 
   /** 0 .. n - 1 shuffled; a number up to i is drawn as bits under the next power of two until it fits. */
   permutation(n) {
-    const order = Int32Array.from({ length: n }, (_, i) => i);
+    const order = upTo(n);
     for (let i = n - 1; i > 0; i--) {
       const mask = 2 ** (32 - Math.clz32(i)) - 1;
       let j;
       do j = this.bits() & mask;
       while (j > i);
-      [order[i], order[j]] = [order[j], order[i]];
+      swap(order, i, j);
     }
     return order;
   }

@@ -26,7 +26,8 @@ export const TASKS = {
   "II-2": { label: "Task II with 2 bits", bits: 2, hidden: 3, ratio: 0.88, defaults: { ...COMMON, seed: 175, alpha: 0.5 } },
   "II-8": { label: "Task II with 8 neurons, 24 weights", bits: 1, hidden: 8, ratio: 0.88, defaults: { ...COMMON, seed: 175, alpha: 4 } },
   I: { label: "Task I: logistic regression, 10 weights", bits: 1, ratio: 0.88, defaults: { ...COMMON, alpha: 0.1 } },
-  "I-2": { label: "Task I with 2 bits", bits: 2, ratio: 0.88, defaults: { ...COMMON, alpha: 0.1 } },
+  "I-2": { label: "Task I with 2 bits", bits: 2, ratio: 0.88, defaults: { ...COMMON, alpha: 0.1 },
+    unplaced: " No place among all 4¹⁰ = 1,048,576 choices of levels: to score them takes a page too long." },
   bowl: { label: "One weight in a bowl", bits: 1, loss: "bowl", d: 1, ratio: 0.97, defaults: WEIGHTS },
   line: { label: "One weight on a slope", bits: 1, loss: "line", d: 1, ratio: 0.97, defaults: WEIGHTS },
   valley: { label: "Two weights in a valley", bits: 1, loss: "valley", d: 2, ratio: 0.97, defaults: WEIGHTS },
@@ -96,7 +97,7 @@ export function taskOf(state, kept = {}) {
     const start = d === 1 ? [state.w0] : [state.w0, -state.w0 / 2];
     task = weights(drawWeights(state.seed, { d, steps: STEPS }), { loss, c: state.c, start, size: state.noise });
   } else task = logistic(drawLogistic(state.seed));
-  task.all = bits > 1 || loss ? null : hidden ? allNetworks(task, hidden) : allSigns(task, task.initial.length);
+  task.all = loss || (bits > 1 && !hidden) ? null : hidden ? allNetworks(task, hidden, levelsFor(bits)) : allSigns(task, task.initial.length);
   Object.assign(kept, { key, bits, task });
   return task;
 }

@@ -137,45 +137,54 @@ export function moons(draws) {
   };
 }
 
-/** How many of the 8^H one-bit networks of H neurons have a loss below a given one: a function loss -> {below, equal}, with
- * `losses` (of the different functions) and `counts` (networks of each). Every one-bit neuron is one of relu(+-x_1 +- x_2) with
- * a sign, so a network is a vector c of integers, f = c_1 relu(-x_1-x_2) + ..., and a neuron is a step in one of 8 directions. */
-export function allNetworks({ x, y, n }, H) {
-  let reached = new Map([["0,0,0,0", 1]]);
-  for (let step = 0; step < H; step++) {
-    const next = new Map();
-    for (const [key, count] of reached) {
-      for (let i = 0; i < 4; i++) {
-        for (const sign of [-1, 1]) {
-          const c = key.split(",").map(Number);
-          c[i] += sign;
-          next.set(c.join(), (next.get(c.join()) ?? 0) + count);
-        }
-      }
-    }
-    reached = next;
+/** Task II's networks with H neurons and all weights on the levels Q, by their loss: see `ranking`. Between the lines on which
+ * a neuron can change from off to on, a network is linear, p x with a vector p of integers; the points of such a sector have one
+ * sum of losses for each p, computed once. Networks that differ in the order of their neurons only are looked at once. */
+export function allNetworks({ x, y, n }, H, Q) {
+  const neurons = new Map(); // s relu(v x), s a sign: one for each pair (s, v), and how many weights (W, a) give it
+  for (const a of Q) for (const w1 of Q) for (const w2 of Q) {
+    const [s, v1, v2] = w1 || w2 ? [Math.sign(a), Math.abs(a) * w1, Math.abs(a) * w2] : [0, 0, 0];
+    const key = s && [s, v1, v2].join(), known = neurons.get(key);
+    if (known) known.count++;
+    else neurons.set(key, { s, v1, v2, count: 1 });
   }
-  // At a point one of relu(+-(x_1 + x_2)) and one of relu(+-(x_1 - x_2)) is positive: four groups of points, and in each
-  // the loss depends on two of the four coefficients only.
-  const tables = [0, 1, 2, 3].map(() => new Float64Array((2 * H + 1) ** 2));
+  const kinds = [...neurons.values()], TURN = 2 * Math.PI, size = 2 * H * Math.max(...Q.map(Math.abs)) ** 2 + 1;
+  const edges = kinds.filter(({ s }) => s).flatMap(({ v1, v2 }) => [0.25, 0.75].map((t) => (Math.atan2(v2, v1) + (t + 1) * TURN) % TURN));
+  const sorted = Float64Array.from(edges).sort().filter((e, i, all) => !i || e - all[i - 1] > 1e-9);
+  const sectors = Array.from(sorted, (e, i) => {
+    const middle = (e + (sorted[i + 1] ?? sorted[0] + TURN)) / 2, [u1, u2] = [Math.cos(middle), Math.sin(middle)];
+    const on = kinds.map(({ v1, v2, s }) => (v1 * u1 + v2 * u2 > 0 ? s : 0));
+    return { points: [], sums: new Float64Array(size * size).fill(NaN), shift: kinds.map(({ v1, v2 }, k) => on[k] * (v1 * size + v2)) };
+  });
   for (let i = 0; i < n; i++) {
-    const u = x[2 * i] + x[2 * i + 1], v = x[2 * i] - x[2 * i + 1], table = tables[(u > 0 ? 2 : 0) + (v > 0 ? 1 : 0)];
-    for (let a = -H; a <= H; a++) {
-      for (let b = -H; b <= H; b++) {
-        table[(a + H) * (2 * H + 1) + b + H] += softplus(-y[i] * (a * Math.abs(u) + b * Math.abs(v)));
-      }
-    }
+    const angle = (Math.atan2(x[2 * i + 1], x[2 * i]) + TURN) % TURN;
+    sectors.at(sorted.findLastIndex((e) => e <= angle)).points.push(i); // -1, before the first edge: the last sector
   }
-  const all = [...reached].map(([key, count]) => {
-    const [mm, mp, pm, pp] = key.split(",").map(Number); // of relu(-x_1-x_2), relu(-x_1+x_2), relu(x_1-x_2), relu(x_1+x_2)
-    const at = (table, a, b) => table[(a + H) * (2 * H + 1) + b + H];
-    const sum = at(tables[0], mm, mp) + at(tables[1], mm, pm) + at(tables[2], pp, mp) + at(tables[3], pp, pm);
-    return [sum / n, count];
-  }).sort((a, b) => a[0] - b[0]);
-  return ranking(all.map(([loss]) => loss), all.map(([, count]) => count));
+  const half = (size - 1) / 2, centre = half * size + half;
+  const sum = ({ points, sums }, at) => {
+    if (Number.isNaN(sums[at])) {
+      const p1 = Math.floor(at / size) - half, p2 = (at % size) - half;
+      sums[at] = points.reduce((total, i) => total + softplus(-y[i] * (p1 * x[2 * i] + p2 * x[2 * i + 1])), 0);
+    }
+    return sums[at];
+  };
+  const found = [];
+  const add = (first, left, count, at) => { // neurons of the kinds from `first` on, `left` of them
+    if (!left) return found.push([sectors.reduce((total, sector, i) => total + sum(sector, at[i]), 0) / n, count]);
+    if (first === kinds.length) return;
+    let ways = count; // to choose places for m neurons of this kind, and their weights
+    for (let m = 0, to = at; m <= left; m++) {
+      add(first + 1, left - m, ways, to);
+      ways *= (kinds[first].count * (left - m)) / (m + 1);
+      to = to.map((index, i) => index + sectors[i].shift[first]);
+    }
+  };
+  add(0, H, 1, sectors.map(() => centre));
+  found.sort((a, b) => a[0] - b[0]);
+  return ranking(found.map(([loss]) => loss), found.map(([, count]) => count));
 }
 
-/** Sorted losses, each of so many networks, and the place of a loss among them. */
+/** Losses in order (`losses`), each of so many networks (`counts`), how many there are, and the place of a loss among them. */
 function ranking(losses, counts) {
   const total = counts.reduce((a, b) => a + b, 0);
   const place = (loss) => {

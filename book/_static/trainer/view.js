@@ -11,7 +11,7 @@ import { program, printed } from "./python.js";
 
 const STEPS_PER_SECOND = 60;
 const STILLS_PER_SECOND = 2; // where motion is unwelcome: one picture per epoch instead
-const SELDOM = 3; // while playing, numbers and the lower pictures change with every third frame
+const TURNS = 3; // while playing, the rounded networks, the lower pictures and the words change in every third frame, in turn
 const LATER = 5; // milliseconds of each frame for losses that are still missing
 
 let count = 0;
@@ -24,8 +24,9 @@ function element(tag, attributes = {}, ...children) {
 
 const number = (value) => (Math.abs(value) >= 1000 ? value.toExponential(1) : value.toFixed(3)).replace("-", "−");
 const short = (value) => String(value).replace("-", "−");
+const many = (n) => n.toLocaleString("en");
 /** 1st, 2nd, 3rd, 4th, 11th */
-const ordinal = (n) => `${n}${n % 100 >= 11 && n % 100 <= 13 ? "th" : ["th", "st", "nd", "rd"][n % 10] ?? "th"}`;
+const ordinal = (n) => `${many(n)}${n % 100 >= 11 && n % 100 <= 13 ? "th" : ["th", "st", "nd", "rd"][n % 10] ?? "th"}`;
 /** Who of two has the smaller loss: -1 the first, 1 the second, 0 neither. */
 const ahead = ([a, b]) => (Math.abs(a - b) < 5e-4 ? 0 : a < b ? -1 : 1);
 
@@ -65,13 +66,14 @@ export function writeState(state) {
 
 class Trainer {
   constructor(root) {
-    Object.assign(this, { root, full: "full" in root.dataset, id: `trainer-${++count}`, kept: {}, playing: false, visible: true });
+    Object.assign(this, { root, full: "full" in root.dataset, id: `trainer-${++count}`, kept: {}, playing: false, turn: 0 });
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     this.state = this.full ? readState(location.hash) : readState(root.dataset.state ?? "");
     this.build();
     this.compute();
     this.watch();
     this.settle(); // words do not wait until the pictures come into view
+    root.dataset.ready = Math.round(performance.now()); // milliseconds since the page was opened
   }
 
   // Elements ......................................................................................................
@@ -114,7 +116,6 @@ class Trainer {
         ...this.python.map(({ name, code, output }) => element("div", {}, element("p", {}, name, " prints:"), output, code))));
     }
     this.root.replaceChildren(...parts);
-    this.root.dataset.ready = Math.round(performance.now()); // milliseconds since the page was opened
 
     this.play.addEventListener("click", () => (this.playing ? this.stop() : this.start()));
     this.step.addEventListener("click", () => { this.stop(); this.show(this.k >= this.T ? 0 : this.k + 1); this.settle(); });
@@ -123,7 +124,11 @@ class Trainer {
     this.time.addEventListener("change", () => this.settle());
   }
 
-  picture(height, label) { return new Picture(height, label); }
+  picture(height, label) {
+    const picture = new Picture(height, label);
+    (this.pictures ??= []).push(picture);
+    return picture;
+  }
 
   figure(caption, picture) {
     const figure = element("figure", {}, picture.canvas, element("figcaption", {}, caption));
@@ -144,8 +149,11 @@ class Trainer {
   /** One method: a menu, its network twice, its weights over time. */
   column(key) {
     const menu = this.menu(key, key === "a" ? "One method" : "The other", Object.entries(CODES));
-    const small = () => ({ picture: this.picture(120, ""), caption: element("figcaption") });
-    const latent = small(), rounded = small(), weights = this.picture(150, "");
+    const small = (word) => {
+      const loss = element("b"), lead = document.createTextNode(""), caption = element("figcaption", {}, word, element("br"), "loss ", loss, lead);
+      return { picture: this.picture(120, ""), loss, lead, caption };
+    };
+    const latent = small("as trained"), rounded = small("rounded"), weights = this.picture(150, "");
     const note = element("figcaption");
     const node = element("div", { class: "trainer-run" }, menu,
       element("div", { class: "trainer-two" }, ...[latent, rounded].map(({ picture, caption }) => element("figure", {}, caption, picture.canvas))),
@@ -257,44 +265,64 @@ class Trainer {
   }
 
   draw() {
-    if (!this.root.clientWidth) return;
-    const { k, runs, task, state } = this, colours = (this.colours ??= palette()), { loss, hidden, d } = TASKS[state.task];
-    this.frames = (this.frames ?? 0) + 1;
-    const all = !this.playing || this.frames % SELDOM === 0;
-    this.time.value = k;
-    this.shown.textContent = `${k} of ${this.T}`;
-    this.time.setAttribute("aria-valuetext", this.shown.textContent);
+    const { k, runs, range, playing } = this, colours = (this.colours ??= palette());
+    if (!playing) this.measure();
+    if (!this.losses.width) return; // not on the page's screen
+    const turn = playing && !this.calm.matches ? this.turn++ % TURNS : null, due = (n) => turn === null || turn === n;
     runs.forEach((run, i) => {
-      const { latent, rounded, weights } = this.columns[i], losses = run.losses(k);
-      const ways = [[latent, run.at(k), "as trained"], [rounded, run.roundedAt(k), "rounded"]];
-      ways.forEach(([{ picture, caption }, w, word], j) => {
-        if (j && !all) return;
-        if (hidden) paintMoons(picture, colours, task, w);
-        else if (!loss) paintSigns(picture, colours, task, [...w], run.colour);
-        else {
-          const path = j ? null : Array.from({ length: k + 1 }, (_, s) => [...run.at(s)]);
-          const allowed = run.constraint ? feasible(run.constraint, run.Q, run.epsilons[k]) : null;
-          const range = run.Q.length > 2 ? [-3, 2] : [-2.2, 2.2];
-          (d === 1 ? paintCurve : paintPlane)(picture, colours, { loss: task.loss, Q: run.Q, allowed, w, range, colour: run.colour, path });
-        }
-        if (!all) return;
-        const lead = ahead([0, 1].map((r) => runs[r].losses(k)[j])) === (i ? 1 : -1);
-        caption.innerHTML = `${word}<br><b>${number(losses[j])}</b>${lead ? " ◂ ahead" : ""}`;
-      });
-      paintWeights(weights, colours, { run, k, range: this.range, colour: run.colour });
+      const { latent, rounded, weights } = this.columns[i];
+      this.paint(latent.picture, run, run.at(k), true);
+      paintWeights(weights, colours, { run, k, range, colour: run.colour });
+      if (due(0)) this.paint(rounded.picture, run, run.roundedAt(k), false);
     });
-    if (!all) return;
-    this.drawLosses();
-    this.placesFigure.hidden = !task.all;
-    if (task.all) {
-      const words = runs.map((run) => `${run.name}: ${ordinal(task.all.place(run.rounded[k]))}`);
-      paintPlaces(this.places, colours, { runs, k, all: task.all, words });
-    }
+    if (due(1)) this.drawLosses(), this.drawPlaces();
+    if (due(2)) this.tell();
+  }
+
+  /** The widths of all pictures at once, before anything is written: each later look at them would lay out the page anew. */
+  measure() {
+    this.placesFigure.hidden = !this.task.all;
+    for (const picture of this.pictures) picture.measure();
+  }
+
+  /** A network as a picture; with its path, where it is one or two weights. */
+  paint(picture, run, w, withPath) {
+    const { k, task, colours } = this, { loss, hidden, d } = TASKS[this.state.task];
+    if (hidden) return paintMoons(picture, colours, task, w);
+    if (!loss) return paintSigns(picture, colours, task, [...w], run.colour);
+    const path = withPath ? Array.from({ length: k + 1 }, (_, s) => [...run.at(s)]) : null;
+    const allowed = run.constraint ? feasible(run.constraint, run.Q, run.epsilons[k]) : null;
+    const range = run.Q.length > 2 ? [-3, 2] : [-2.2, 2.2];
+    (d === 1 ? paintCurve : paintPlane)(picture, colours, { loss: task.loss, Q: run.Q, allowed, w, range, colour: run.colour, path });
+  }
+
+  /** The step, and the losses over the networks. */
+  tell() {
+    const { k, T, runs } = this, losses = runs.map((run) => run.losses(k));
+    if (this.playing && this.said !== this.epoch()) this.say();
+    this.time.value = k;
+    this.shown.textContent = `${k} of ${T}`;
+    this.time.setAttribute("aria-valuetext", this.shown.textContent);
+    [0, 1].forEach((j) => {
+      const leader = ahead(losses.map((l) => l[j]));
+      this.columns.forEach(({ latent, rounded }, i) => {
+        const { loss, lead } = j ? rounded : latent;
+        loss.textContent = number(losses[i][j]);
+        lead.data = leader === (i ? 1 : -1) ? " ◂ ahead" : "";
+      });
+    });
   }
 
   drawLosses() {
     const step = Math.max(1, ...this.runs.map((run) => run.filled || 25));
     paintLosses(this.losses, this.colours, { runs: this.runs, k: this.k, best: this.task.all?.losses[0] ?? null, step });
+  }
+
+  drawPlaces() {
+    const { k, runs, colours, task: { all } } = this;
+    if (!all) return;
+    const words = runs.map((run) => `${run.name}: ${ordinal(all.place(run.rounded[k]))}`);
+    paintPlaces(this.places, colours, { runs, k, all, words });
   }
 
   /** Losses that are missing, a few milliseconds in each frame. */
@@ -310,10 +338,9 @@ class Trainer {
     this.filling = requestAnimationFrame(go);
   }
 
-  /** What is said once, when nothing moves: the sentence, the words of the pictures, the numbers, the address. */
-  settle() {
+  /** The sentence: who is ahead, and whether rounding turns that round. */
+  say() {
     const { k, T, runs, task, names, state } = this, { bits } = TASKS[state.task];
-    this.later();
     const losses = runs.map((run) => run.losses(k)), [trained, deployed] = [0, 1].map((j) => losses.map((l) => l[j]));
     const verdict = (pair) => {
       const who = ahead(pair);
@@ -322,16 +349,27 @@ class Trainer {
       return `${names[first]} is ahead, ${number(pair[first])} against ${number(pair[second])}`;
     };
     const to = bits === 1 ? "−1 and +1" : `the ${2 ** bits} levels`;
-    const parts = [`After ${k} of ${T} steps, by the weights as trained, ${verdict(trained)}. Rounded to ${to}, ${verdict(deployed)}.`];
+    const parts = [`After ${k} of ${T} steps, by the loss of the weights as trained, ${verdict(trained)}. Rounded to ${to}, ${verdict(deployed)}.`];
     const turned = ahead(trained) * ahead(deployed) < 0;
     if (turned) parts.push(element("strong", {}, " Rounding turns the order round."));
     if (task.all) {
       const place = runs.map((run) => task.all.place(run.rounded[k])), { total } = task.all;
       const [one, other] = place.map((p) => (p === 1 ? "best" : `${ordinal(p)} best`));
-      parts.push(` Of all ${total} networks of such weights, ${place[0] === place[1] ? `both give the ${one}` : `${names[0]} gives the ${one}, ${names[1]} the ${other}`}.`);
+      parts.push(` Of all ${many(total)} networks of such weights, ${place[0] === place[1] ? `both give the ${one}` : `${names[0]} gives the ${one}, ${names[1]} the ${other}`}.`);
     }
+    this.said = this.epoch();
+    this.says.ariaLive = this.playing ? "off" : "polite"; // spoken when nothing moves any more
     this.says.replaceChildren(...parts);
     this.root.dataset.turned = turned;
+  }
+
+  epoch() { return Math.floor(this.k / Math.max(this.task.perEpoch, 10)); }
+
+  /** What is said once, when nothing moves: the sentence, the words of the pictures, the numbers, the address. */
+  settle() {
+    const { k, runs, task, names, state } = this, losses = runs.map((run) => run.losses(k));
+    this.later();
+    this.say();
 
     const what = { 1: "the curve of the loss", 2: "the plane of the two weights" }[TASKS[state.task].d] ?? (TASKS[state.task].hidden ? "the two moons with the network's boundary" : "ten weights as bars, with the signs that made the data");
     runs.forEach((run, i) => {
@@ -344,10 +382,10 @@ class Trainer {
       weights.say(`${note.textContent} Now ${[...run.at(k)].map(number).join(", ")}.`);
     });
     const line = "thin: as trained, thick: rounded";
-    this.lossesFigure.lastChild.textContent = `Loss on all points over time; ${line}${task.all ? "; dotted: the best of all networks" : ""}.`;
+    this.lossesFigure.lastChild.textContent = `Loss on all points over time; ${line}${task.all ? "; dotted: the best of all networks" : ""}.${TASKS[state.task].unplaced ?? ""}`;
     this.losses.say(`Loss over time of ${names[0]} and ${names[1]}, as trained and rounded.`);
-    this.placesFigure.lastChild.textContent = task.all ? `All ${task.all.total} networks by their loss; filled: where rounding lands, open: the loss as trained.` : "";
-    this.places.say(task.all ? `Histogram of the losses of all ${task.all.total} networks, and the places of ${names[0]} and ${names[1]} in it.` : "");
+    this.placesFigure.lastChild.textContent = task.all ? `All ${many(task.all.total)} networks by their loss; filled: where rounding lands, open: the loss as trained.` : "";
+    this.places.say(task.all ? `Histogram of the losses of all ${many(task.all.total)} networks, and the places of ${names[0]} and ${names[1]} in it.` : "");
     this.tabulate(losses);
     if (this.full) this.publish(losses);
     else this.link.href = this.root.dataset.playground + this.address();
@@ -372,7 +410,7 @@ class Trainer {
     const named = (i) => (!hidden ? `w${i + 1}` : i < 2 * hidden ? `W${Math.floor(i / 2) + 1}${(i % 2) + 1}` : `a${i - 2 * hidden + 1}`);
     const pair = (f) => runs.flatMap((run, i) => f(run, i));
     const rows = [row("loss", pair((_, i) => losses[i].map((v) => v.toFixed(6))))];
-    if (task.all) rows.push(row(`place of ${task.all.total}`, pair((run) => ["", String(task.all.place(run.rounded[k]))])));
+    if (task.all) rows.push(row(`place of ${many(task.all.total)}`, pair((run) => ["", String(task.all.place(run.rounded[k]))])));
     for (let i = 0; i < runs[0].d; i++) rows.push(row(named(i), pair((run) => [run.at(k)[i].toFixed(6), short(run.roundedAt(k)[i])])));
     const head = element("thead", {}, element("tr", {}, element("th", { scope: "col" }, `step ${k}`),
       ...pair((run) => ["as trained", "rounded"].map((word) => element("th", { scope: "col" }, `${run.name}, ${word}`)))));
@@ -426,22 +464,21 @@ class Trainer {
   watch() {
     const repaint = () => {
       this.colours = palette();
-      if (this.visible) this.draw();
+      if (this.visible || this.losses.width) this.measure(), this.draw();
     };
     this.visible = false;
     new IntersectionObserver(([{ isIntersecting }]) => {
       const came = isIntersecting && !this.visible;
       this.visible = isIntersecting;
       if (!isIntersecting) this.stop();
-      else if (came) repaint(), this.settle();
+      else if (came) repaint(), this.later();
     }, { rootMargin: "100px" }).observe(this.root);
     document.addEventListener("visibilitychange", () => document.hidden && this.stop());
     new MutationObserver(repaint).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-    let width = 0;
-    new ResizeObserver(() => {
-      if (this.root.clientWidth !== width) repaint();
-      width = this.root.clientWidth;
-    }).observe(this.root);
+    const sizes = new ResizeObserver(() => { // the window's, or that of style sheets which come late
+      if (this.pictures.some(({ canvas, width }) => canvas.clientWidth !== width)) repaint();
+    });
+    for (const { canvas } of this.pictures) sizes.observe(canvas);
     if (this.full) addEventListener("hashchange", () => {
       if (!location.hash.includes("=")) return;
       this.change(readState(location.hash));
@@ -450,11 +487,18 @@ class Trainer {
   }
 }
 
-/** Every trainer that has been read to its end; the page may still be loading. */
+/** While the page loads: something stands behind the node, so that it has been read to its end. */
+const whole = (node) => Boolean(node && (node.nextSibling || whole(node.parentNode)));
+
+/** Every trainer that has been read; the page may still be loading. */
 export function startAll() {
   for (const root of document.querySelectorAll(".trainer:not([data-ready])")) {
-    if (root.nextSibling || document.readyState !== "loading") root.trainer = new Trainer(root);
+    if (document.readyState !== "loading" || whole(root)) root.trainer = new Trainer(root);
   }
 }
 startAll();
-if (document.readyState === "loading") document.addEventListener("readystatechange", startAll, { once: true });
+if (document.readyState === "loading") { // at once when its place has been read, ahead of the scripts that wait for the page's end
+  const reading = new MutationObserver(startAll);
+  reading.observe(document, { childList: true, subtree: true });
+  document.addEventListener("readystatechange", () => { reading.disconnect(); startAll(); }, { once: true });
+}

@@ -22,6 +22,7 @@ SEED = 175
 PAIR = ("Full precision", "BinaryConnect")
 
 WIDTH, HEIGHT = 168, 116  # of one panel
+GRID = "display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 8px"  # four beside each other, or two
 X, Y = (-1.6, 2.6), (-1.2, 1.7)
 CLASSES = {-1: "#128c7e", 1: "#8a63d2"}  # at least 3 to 1 on the light and on the dark page
 
@@ -42,7 +43,7 @@ def _at(x: float, y: float) -> str:
     return f"{(x - X[0]) / (X[1] - X[0]) * WIDTH:.1f} {(Y[1] - y) / (Y[1] - Y[0]) * HEIGHT:.1f}"
 
 
-def _panel(column: int, w: Tensor, x: Tensor, y: Tensor, words: tuple[str, str, str]) -> str:
+def _panel(w: Tensor, x: Tensor, y: Tensor, words: tuple[str, str, str]) -> str:
     """Some of the points, the network's boundary, and what it is."""
     dots = "".join(
         f'<path d="{"".join(f"M{_at(*p)}h0" for p in x[y == label][:60].tolist())}" stroke="{colour}" '
@@ -50,9 +51,9 @@ def _panel(column: int, w: Tensor, x: Tensor, y: Tensor, words: tuple[str, str, 
         for label, colour in CLASSES.items()
     )
     rays = "".join(f"M{_at(0, 0)}L{_at(4 * math.cos(a), 4 * math.sin(a))}" for a in moons.boundary(w).tolist())
-    text = "".join(f'<text x="0" y="{-40 + 16 * i}">{html.escape(word)}</text>' for i, word in enumerate(words))
-    frame = f'<svg width="{WIDTH}" height="{HEIGHT}">{dots}<path d="{rays}" stroke="currentColor" stroke-width="2" fill="none"/></svg>'
-    return f'<g transform="translate({column * (WIDTH + 8)} 52)">{text}{frame}</g>'
+    text = "".join(f'<text y="{12 + 16 * i}">{html.escape(word)}</text>' for i, word in enumerate(words))
+    frame = f'<svg y="52" width="{WIDTH}" height="{HEIGHT}">{dots}<path d="{rays}" stroke="currentColor" stroke-width="2" fill="none"/></svg>'
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 54}" fill="currentColor" font-size="13">{text}{frame}</svg>'
 
 
 def _still() -> str:
@@ -64,8 +65,7 @@ def _still() -> str:
     ]  # four networks, two of each method
     losses = [moons.loss(w, x, y).item() for _, _, w in columns]
     panels = "".join(
-        _panel(i, w, x, y, (name, kind, f"loss {loss:.3f}"))
-        for i, ((name, kind, w), loss) in enumerate(zip(columns, losses, strict=True))
+        _panel(w, x, y, (name, kind, f"loss {loss:.3f}")) for (name, kind, w), loss in zip(columns, losses, strict=True)
     )
     words = (
         f"Two moons after 500 steps, with the boundary of four networks. {PAIR[0]}: loss {losses[0]:.3f} as trained, {losses[1]:.3f} "
@@ -78,8 +78,8 @@ def _still() -> str:
         rows.append(_row(name, [f"{w[i]:.6f}" if kind == "as trained" else f"{w[i]:.0f}" for _, kind, w in columns]))
     table = f'<table class="data"><thead><tr><th scope="col">step 500</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return (
-        f'<figure><svg class="trainer-still" viewBox="0 0 {4 * WIDTH + 24} {HEIGHT + 54}" role="img" aria-label="{words}" '
-        f'fill="currentColor" font-size="13">{panels}</svg><figcaption>{words}</figcaption></figure>'
+        f'<figure><div class="trainer-still" role="img" aria-label="{words}" style="{GRID}">{panels}</div>'
+        f"<figcaption>{words} A still picture, the end of one run: where scripts run, it plays.</figcaption></figure>"
         f'<details><summary>The numbers</summary><div class="table-wrap" tabindex="0" role="region" aria-label="The numbers">{table}</div></details>'
     )
 
