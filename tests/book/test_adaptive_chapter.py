@@ -234,3 +234,44 @@ def test_roughness_of_the_loss_is_noise_on_the_digits_and_a_bend_on_fashion():
     ]
     ours = values("adaptive_digits", "BAMSProd, batch 64", BEST, "roughness of the log loss, 0.1 to 0.01")
     assert all(interval(np.log(ours / x))[0] > math.log(3) for x in full)
+
+
+WIDE = "adaptive_wide"
+
+
+def wide(unit):
+    return 100 * values(WIDE, unit, BEST, "final score")
+
+
+def test_more_settings_help_adabound_alone():
+    first = {name: points("digits", f"{name}, batch 64") for name in ("AdaBound", "AMSBound", "Bop")}
+    gained = {name: interval(wide(name) - x) for name, x in first.items()}
+    assert 0.4 < gained["AdaBound"][0] and all(low < 0 < high for low, high in (gained["AMSBound"], gained["Bop"]))
+    low, high = interval(points("digits", "BAMSProd, batch 64") - wide("AdaBound"))
+    assert low < 0 < high and low + high < 0
+    for name in ("AdaBound", "AMSBound"):
+        assert "final_lr 30" in row(WIDE, name, BEST, "final score")["setting"], "at the edge again"
+
+
+def test_measuring_the_error_is_no_gain_where_the_bounds_have_closed():
+    closing, plain = "BAMSProd, closing bounds", "BAMSProd, closing bounds, error taken as 1"
+    low, high = interval(wide(closing) - wide(plain))
+    assert low < 0 < high
+    ratios = []
+    for level in LEVELS["digits"]:
+        without, with_it = (values(WIDE, unit, LOWEST, f"updates to {level}") for unit in (plain, closing))
+        ratios.append(np.exp(np.mean(np.log(without / with_it))))
+    assert max(ratios) < 1.005 and 0.7 < min(ratios) < 0.76, "without it is faster, by up to a quarter"
+
+
+def test_the_average_beats_bop_and_is_not_like_full_precision():
+    average, full = "BAMSProd, average of all history", "BAMSProd, average of all history, full precision"
+    low, high = interval(wide(average) - points("digits", "Bop, batch 64"))
+    assert (round(low, 1), round(high, 1)) == (0.5, 1.6)
+    low, high = interval(wide(full) - wide(average))
+    assert (round(low, 1), round(high, 1)) == (2.1, 3.0)
+    low, high = interval(wide(average) - points("digits", "BAMSProd, batch 64"))
+    assert 0 < low < high < 1.2
+    for level, least in (("0.2", 1.5), ("0.05", 3.9)):
+        mine, theirs = (values(WIDE, unit, LOWEST, f"updates to {level}") for unit in (average, full))
+        assert least < np.exp(np.mean(np.log(mine / theirs))) < least + 0.4
