@@ -2,6 +2,7 @@
 
 first figure   seconds from opening the page at its first figure, without the developer tools, which double the time
 slowed         the same at a fourth of the processor's speed, and the longest task of the page there in milliseconds
+trainer        seconds from opening the page at a fourth of the speed until its trainer answers
 page, all      kilobytes of the page compressed, megabytes of everything that was loaded, and requests
 cut, bare      elements that are cut at 1280 or 390 pixels (book/cut.js); figures without number or caption
 words, min     visible words with folded parts closed; minutes at 230 words a minute
@@ -77,11 +78,27 @@ WORDS = "document.querySelector('.bd-article').innerText.split(/\\s+/).length"
 PATIENCE = 120_000
 
 
+def slow_page(chromium):
+    """A page at a fourth of the processor's speed."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    return page
+
+
+def answers(chromium, address: str) -> int:
+    """Milliseconds until the trainer of a page answers, at a fourth of the processor's speed."""
+    page = slow_page(chromium)
+    page.goto(address)
+    page.wait_for_selector(".trainer[data-ready]", timeout=PATIENCE)
+    ready = page.evaluate("document.querySelector('.trainer').dataset.ready")
+    page.close()
+    return int(ready)
+
+
 def slowed(chromium, address: str) -> tuple[int | None, int]:
     """Milliseconds to the first figure and of the longest task of a page at a fourth of the processor's speed."""
-    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page = slow_page(chromium)
     page.add_init_script(TASKS)
-    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
     page.goto(address)
     page.wait_for_function(READY, timeout=PATIENCE)
     first = page.evaluate("document.querySelector('.plotly-figure[data-drawn]')?.dataset.drawn")
@@ -113,7 +130,7 @@ def measured(chromium, address: str) -> tuple[int, int, int]:
 READY = (
     f"{FITTED} && (!document.querySelector('.plotly-figure') || document.querySelector('.plotly-figure[data-drawn]'))"
 )
-HEAD = f"{'page':34} {'first':>7} {'slowed':>7} {'task':>6} {'page':>7} {'all':>7} {'reqs':>4} {'cut':>4} {'bare':>4} {'words':>6} {'min':>4}"
+HEAD = f"{'page':34} {'first':>7} {'slowed':>7} {'task':>6} {'trainer':>7} {'page':>7} {'all':>7} {'reqs':>4} {'cut':>4} {'bare':>4} {'words':>6} {'min':>4}"
 
 
 def main() -> int:
@@ -146,19 +163,22 @@ def main() -> int:
             late = bool(first) and (best is None or best > AIM)
             slow += late
             late_first, task = slowed(chromium, address + (f"#{first[1]}" if first else ""))
+            trainer = None
+            if 'class="trainer"' in content.decode("utf-8"):
+                trainer = min(answers(chromium, address) for _ in range(args.attempts))
             numbers = measured(chromium, address)
             total = [a + b for a, b in zip(total, numbers, strict=True)]
             shown = "-" if not first else "none" if best is None else f"{best / 1000:.2f}{'!' if late else ''}"
             then = f"{late_first / 1000:.2f}" if late_first else "-"
             cut, bare, words = numbers
             print(
-                f"{page:34} {shown:>7} {then:>7} {task:>6} {len(gzip.compress(content, 6)) / 1000:>4.0f} kB {sent / 1e6:>4.1f} MB "
+                f"{page:34} {shown:>7} {then:>7} {task:>6} {f'{trainer / 1000:.2f}' if trainer else '-':>7} {len(gzip.compress(content, 6)) / 1000:>4.0f} kB {sent / 1e6:>4.1f} MB "
                 f"{requests:>4} {cut:>4} {bare:>4} {words:>6} {words / PACE:>4.0f}",
                 flush=True,
             )
         chromium.close()
         server.shutdown()
-    print(f"{'together':80} {total[0]:>4} {total[1]:>4} {total[2]:>6} {total[2] / PACE:>4.0f}")
+    print(f"{'together':88} {total[0]:>4} {total[1]:>4} {total[2]:>6} {total[2] / PACE:>4.0f}")
     if slow:
         print(f"{slow} pages need more than {AIM / 1000:g} s (!) on this machine, or drew nothing.")
     return 0

@@ -10,7 +10,6 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-import quantized_training as qt
 from book_trainer import bundle
 from conftest import ROOT
 from study.methods import LINES
@@ -372,9 +371,8 @@ STATES = [
     "#task=line&a=sgda&b=prox1&c=-0.3",
     "#task=valley&a=fp&b=askew&noise=0.1",
     "#task=valley-2&a=kbit&b=sgda&noise=0.1&seed=5",
+    "#task=II&a=debiased&b=bc&lr=0.1",
 ]
-if hasattr(qt, "DebiasedBinaryConnect"):
-    STATES.append("#task=II&a=debiased&b=bc&lr=0.1")
 
 
 @pytest.mark.parametrize("state", STATES)

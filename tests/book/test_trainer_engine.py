@@ -157,16 +157,13 @@ CASES = [
     Case("ASkewSGD", f"alpha: 0.5, M: 1, {FALL.format('psi')}", askew(PSI, 0.5)),
     Case("Modified ASkewSGD", f"alpha: 0.5, M: 1, {FALL.format('phi')}", askew(PHI, 0.5)),
     Case("SGDA", "rate: 1e-3, D: 1", lambda levels, noise: qt.SGDA(levels, dual_lr=1e-3, dual_max=1.0)),
+    Case(
+        "Debiased BinaryConnect",
+        "delta: 0.1",
+        lambda levels, noise: qt.DebiasedBinaryConnect(levels, delta=0.1, uniform=noise),
+        bits=(1,),
+    ),
 ]
-if hasattr(qt, "DebiasedBinaryConnect"):
-    CASES.append(
-        Case(
-            "Debiased BinaryConnect",
-            "delta: 0.1",
-            lambda levels, noise: qt.DebiasedBinaryConnect(levels, delta=0.1, uniform=noise),
-            bits=(1,),
-        )
-    )
 
 
 class Task:

@@ -150,7 +150,7 @@ class Trainer {
   column(key) {
     const menu = this.menu(key, key === "a" ? "One method" : "The other", Object.entries(CODES));
     const small = (word) => {
-      const loss = element("b"), lead = document.createTextNode(""), caption = element("figcaption", {}, word, element("br"), "loss ", loss, lead);
+      const loss = element("b"), lead = document.createTextNode(""), caption = element("figcaption", {}, `${word}, loss`, element("br"), loss, lead);
       return { picture: this.picture(120, ""), loss, lead, caption };
     };
     const latent = small("as trained"), rounded = small("rounded"), weights = this.picture(150, "");
@@ -299,7 +299,10 @@ class Trainer {
   /** The step, and the losses over the networks. */
   tell() {
     const { k, T, runs } = this, losses = runs.map((run) => run.losses(k));
-    if (this.playing && this.said !== this.epoch()) this.say();
+    if (this.playing && this.said !== this.epoch()) {
+      this.say();
+      this.columns.forEach(({ note }, i) => (note.textContent = this.remark(runs[i])));
+    }
     this.time.value = k;
     this.shown.textContent = `${k} of ${T}`;
     this.time.setAttribute("aria-valuetext", this.shown.textContent);
@@ -374,11 +377,9 @@ class Trainer {
     const what = { 1: "the curve of the loss", 2: "the plane of the two weights" }[TASKS[state.task].d] ?? (TASKS[state.task].hidden ? "the two moons with the network's boundary" : "ten weights as bars, with the signs that made the data");
     runs.forEach((run, i) => {
       const { latent, rounded, weights, note } = this.columns[i];
+      note.textContent = this.remark(run);
       latent.picture.say(`${run.name}, weights as trained: ${what}; loss ${number(losses[i][0])}.`);
       rounded.picture.say(`${run.name}, weights rounded: ${what}; loss ${number(losses[i][1])}.`);
-      const epsilon = run.epsilons[k], words = epsilon === null ? "" : ` Shaded: where a weight may be, ε = ${Number(epsilon.toPrecision(2))} now.`;
-      const flips = this.flips(run, k);
-      note.textContent = `${run.d === 1 ? "The weight" : `The ${run.d} weights`} of ${run.name}.${words} Last change of a rounding: ${flips === 0 ? "none" : `step ${flips}`}.`;
       weights.say(`${note.textContent} Now ${[...run.at(k)].map(number).join(", ")}.`);
     });
     const line = "thin: as trained, thick: rounded";
@@ -389,6 +390,13 @@ class Trainer {
     this.tabulate(losses);
     if (this.full) this.publish(losses);
     else this.link.href = this.root.dataset.playground + this.address();
+  }
+
+  /** What stands below the weights of a run. */
+  remark(run) {
+    const { k } = this, epsilon = run.epsilons[k], flips = this.flips(run, k);
+    const words = epsilon === null ? "" : ` Shaded: where a weight may be, ε = ${Number(epsilon.toPrecision(2))} now.`;
+    return `${run.d === 1 ? "The weight" : `The ${run.d} weights`} of ${run.name}.${words} Last change of a rounding: ${flips === 0 ? "none" : `step ${flips}`}.`;
   }
 
   /** The last step up to k at which a rounded weight changed; 0 where none did. */
