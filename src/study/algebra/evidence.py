@@ -144,7 +144,7 @@ def show(*names: str) -> HTML:
 
 
 def overview() -> HTML:
-    """Run all steps now: one row each, in the order of the proofs, as a table for a notebook."""
+    """Run all steps now: one row each, in the order of the proofs, as a folded table for a notebook."""
     from ..figures import table
 
     results = [check(name) for name in STEPS]
@@ -153,6 +153,7 @@ def overview() -> HTML:
         ["belongs to", "statement", "evidence", "found", "time", "name"],
         [(r.step.item, r.step.statement, r.step.kind, r.found, _time(r), r.step.name) for r in results],
         f"All {len(results)} steps, checked now: {', '.join(counts)}; {sum(r.seconds for r in results):.1f} s together",
+        folded=True,
     )
 
 
