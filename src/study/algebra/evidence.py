@@ -139,7 +139,7 @@ def show(*names: str) -> HTML:
         for i, kind in enumerate(KINDS)
         if kind in kinds
     ]
-    summary = f"Checked: {' '.join(counts)}"
+    summary = f"Evidence: {' '.join(counts)}"
     return HTML(f'<details><summary>{summary}</summary><ul class="checks">{"".join(items)}</ul></details>')
 
 
