@@ -120,11 +120,12 @@ def check(name: str, **mutant: object) -> Result:
 
 
 def show(*names: str) -> HTML:
-    """Run these steps now and list, for a notebook, what each states and which evidence was found."""
+    """Run these steps now and list, for a notebook, what each states and which evidence was found; folded, under a line that
+    counts the kinds of evidence."""
     from IPython.display import HTML  # here, so that the package works without IPython
 
-    items = []
-    for result in map(check, names):
+    items, results = [], [check(name) for name in names]
+    for result in results:
         this = result.step
         facts = [this.item, result.found, _time(result), f"<code>{this.name}</code>" if this.run else ""]
         facts[:2] = map(html.escape, facts[:2])
@@ -132,11 +133,18 @@ def show(*names: str) -> HTML:
             f'<li><span class="evidence evidence-{KINDS.index(this.kind)}">{this.kind}</span> {_subscripts(this.statement)}'
             f'<span class="facts">{" · ".join(filter(None, facts))}</span></li>'
         )
-    return HTML(f'<ul class="checks">{"".join(items)}</ul>')
+    kinds = [result.step.kind for result in results]
+    counts = [
+        f'<span class="evidence evidence-{i}">{kinds.count(kind)} × {kind}</span>'
+        for i, kind in enumerate(KINDS)
+        if kind in kinds
+    ]
+    summary = f"Evidence: {' '.join(counts)}"
+    return HTML(f'<details><summary>{summary}</summary><ul class="checks">{"".join(items)}</ul></details>')
 
 
 def overview() -> HTML:
-    """Run all steps now: one row each, in the order of the proofs, as a table for a notebook."""
+    """Run all steps now: one row each, in the order of the proofs, as a folded table for a notebook."""
     from ..figures import table
 
     results = [check(name) for name in STEPS]
@@ -145,6 +153,7 @@ def overview() -> HTML:
         ["belongs to", "statement", "evidence", "found", "time", "name"],
         [(r.step.item, r.step.statement, r.step.kind, r.found, _time(r), r.step.name) for r in results],
         f"All {len(results)} steps, checked now: {', '.join(counts)}; {sum(r.seconds for r in results):.1f} s together",
+        folded=True,
     )
 
 
