@@ -150,6 +150,8 @@ def grow(e: Experiment, jobs: int = 1, folder: Path | None = None, kept: Path | 
         there = grown(e, folder)
     if there:
         print(f"{e.name}: {len(there)} of {len(e.units)} units are stored.", flush=True)
+    for key in there:  # a call killed right after it had stored a unit leaves this
+        _file(e, key, kept).unlink(missing_ok=True)
     for _, key, rows in run([(e, key) for key in e.units if key not in there], jobs, e.name, kept):
         path = _grow(e, key, rows, state, folder, kept)
         _file(e, key, kept).unlink(missing_ok=True)

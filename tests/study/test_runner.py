@@ -332,6 +332,27 @@ def test_killed_at_any_moment_a_growing_table_loses_nothing_that_was_done(tmp_pa
     assert not list(tmp_path.rglob("*.pt")), "a checkpoint of a stored unit is left"
 
 
+def test_killed_between_the_table_and_the_checkpoint(tmp_path, monkeypatch):
+    """The checkpoint that is left goes with the next call, which runs nothing."""
+    unit = {"unit 0": functools.partial(slow, 0, f"{tmp_path}/log")}
+    toy, real = {"toy": Experiment("toy", "x", unit, version="1")}, Path.unlink
+
+    def killed(path, **options):
+        if path.suffix == ".pt":
+            raise KeyboardInterrupt
+        real(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            runner.make(toy, folder=tmp_path, kept=tmp_path / "kept")
+    assert len(list(tmp_path.rglob("*.pt"))) == 1
+    before = (tmp_path / "toy.csv").read_bytes(), (tmp_path / "log").read_bytes()
+    runner.make(toy, folder=tmp_path, kept=tmp_path / "kept")
+    assert ((tmp_path / "toy.csv").read_bytes(), (tmp_path / "log").read_bytes()) == before
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 def test_drift_is_reported_with_its_size(stored, monkeypatch):
     assert runner.check(toy(), sample=None, folder=stored) == (5, [])
     assert runner.check(toy(), sample=2, folder=stored)[0] == 2
