@@ -29,7 +29,7 @@ def description(doctree: nodes.document) -> str:
         text = f"{text} {words(paragraph)}".strip()
         if len(text) > 80:
             break
-    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+", " ", text).removeprefix("Question. ")  # of an opener
     if len(text) <= LONGEST:
         return text
     sentences = re.match(rf"(.{{60,{LONGEST - 1}}}[.!?])\s", text)
