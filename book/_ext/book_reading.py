@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 import yaml
+from bs4 import BeautifulSoup
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
@@ -19,7 +20,7 @@ FILE = Path(__file__).resolve().parents[1] / "terms.yml"
 HOME = "book/notation"
 PACE = 230  # words a minute, as in book/look.py
 CHAPTER = re.compile(r"notebooks/0*(\d+[a-z]?)_")
-FOLDED = {"dropdown", "tag_hide-cell", "tag_hide-input", "tag_hide-output", "tag_remove-input", "tag_remove-cell"}
+MINUTES = "{{minutes}}"  # what stands for them until the page is whole, with the outputs of its code
 #: Where no hint is put: what has a look or a link of its own.
 CLOSED = (nodes.title, nodes.reference, nodes.literal, nodes.term, nodes.caption, nodes.rubric, nodes.strong)
 
@@ -66,25 +67,29 @@ def _number(app, doctree) -> None:
         title.insert(0, nodes.Text(f"{chapter[1]}. "))
 
 
-def visible_words(node: nodes.Node) -> int:
-    """Words that are read with all folds closed; a formula counts as one."""
-    if isinstance(node, nodes.Text):
-        return len(node.astext().split())
-    if isinstance(node, nodes.math | nodes.math_block):
-        return 1
-    if isinstance(node, nodes.raw | nodes.comment) or FOLDED & set(getattr(node, "get", dict().get)("classes") or ()):
-        return 0
-    return sum(visible_words(child) for child in node.children)
+def visible_words(body: str) -> int:
+    """Words of a page's HTML that are read with all folds closed; a formula counts as one."""
+    page = BeautifulSoup(body, "html.parser")
+    for node in page.select(
+        "script, style, noscript, .headerlink, .sr-only, details > :not(summary), .dropdown > :not(.admonition-title)"
+    ):
+        node.decompose()
+    for formula in page.select(".math"):
+        formula.string = "x"
+    return len(page.get_text(" ").split())
 
 
-def _minutes(app, doctree) -> None:
+def _place_for_minutes(app, doctree) -> None:
     for opener in doctree.findall(nodes.admonition):
         if "opener" in opener["classes"]:
-            minutes = max(1, round(visible_words(doctree) / PACE))
-            words = f"{minutes} minutes" if minutes > 1 else "One minute"
-            opener += nodes.paragraph(
-                "", "", nodes.strong("", "Time."), nodes.Text(f" About {words[0].lower()}{words[1:]} of reading.")
-            )
+            opener += nodes.paragraph("", "", nodes.strong("", "Time."), nodes.Text(f" {MINUTES}"))
+
+
+def _minutes(app, page, template, context, doctree) -> None:
+    if MINUTES in context.get("body", ""):
+        minutes = max(1, round(visible_words(context["body"]) / PACE))
+        words = f"About {minutes} minutes of reading." if minutes > 1 else "About a minute of reading."
+        context["body"] = context["body"].replace(MINUTES, words)
 
 
 def _open_texts(node: nodes.Node):
@@ -125,6 +130,7 @@ def setup(app) -> dict:
     app.add_node(explained, html=(_visit_hint, _depart_hint))
     app.add_directive("terms", TermsDirective)
     app.connect("doctree-read", _number, priority=100)
-    app.connect("doctree-read", _minutes, priority=100)
+    app.connect("doctree-read", _place_for_minutes, priority=100)
+    app.connect("html-page-context", _minutes)
     app.connect("doctree-resolved", _hints)
     return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 1}

@@ -578,12 +578,19 @@ def table(
     def cell(value) -> str:
         return html.escape(str(value))
 
-    def data_cell(value) -> str:
-        words = not re.match(r"\W*(\d|$)", str(value))  # words may wrap, numbers do not
-        kind = "words long" if len(str(value)) > 60 else "words"
-        return f'<td class="{kind}">{cell(value)}</td>' if words else f"<td>{cell(value)}</td>"
+    def words(value) -> bool:  # they may wrap and stand at the left, numbers do neither
+        return not re.match(r"\W*(\d|$)", str(value))
 
-    head = "".join(f'<th scope="col">{cell(h)}</th>' for h in header)
+    def data_cell(value) -> str:
+        kind = "words long" if len(str(value)) > 60 else "words"
+        return f'<td class="{kind}">{cell(value)}</td>' if words(value) else f"<td>{cell(value)}</td>"
+
+    rows = list(rows)
+    wordy = [2 * sum(map(words, column)) > len(rows) for column in zip(*rows, strict=True)] or [False] * len(header)
+    head = "".join(
+        f'<th scope="col"{" class=words" if wide else ""}>{cell(h)}</th>'
+        for h, wide in zip(header, wordy, strict=True)
+    )
     body = "".join(
         f'<tr><th scope="row">{cell(row[0])}</th>' + "".join(map(data_cell, row[1:])) + "</tr>" for row in rows
     )
