@@ -1,10 +1,14 @@
 """Scales between a layer's parameter and the weight it uses: the best for given weights, fixed or learned."""
 
+import gc
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from .levels import Levels
 
@@ -129,3 +133,17 @@ def scale_of(module: nn.Module) -> Scale | None:
     """
     first = module.parametrizations.weight[0] if parametrize.is_parametrized(module, "weight") else None
     return first if isinstance(first, Scale) else None
+
+
+def _made_from(params: Collection[Tensor]) -> tuple[Tensor, str] | None:
+    """One of the parameters from which a layer makes its weight, other than by a `Scale`, and the name of what does."""
+    mine, owners = set(params), []
+    for found in gc.get_referrers(parametrize.ParametrizationList, WeightNorm, SpectralNorm):  # a parameter knows no module
+        if type(found) is parametrize.ParametrizationList:
+            owners += [(found, how, found._parameters) for how in found if not isinstance(how, Scale)]
+        elif type(found) in (WeightNorm, SpectralNorm):  # torch's older way: a hook, which knows no module either
+            modules = (m for m in gc.get_objects() if issubclass(type(m), nn.Module))
+            own = [m for m in modules if found in m.__dict__.get("_forward_pre_hooks", {}).values()]
+            owners += [(m, found, [k for k in m._parameters if k.startswith(found.name + "_")]) for m in own]
+    pairs = ((m._parameters[name], type(how).__name__) for m, how, names in owners for name in names)
+    return next(((p, how) for p, how in pairs if p in mine), None)

@@ -115,10 +115,10 @@ def compare(name: str, ensemble: Ensemble, singles: int, repeats: int) -> tuple[
 
 
 LR = 1e-4
-STEPS: dict[str, Callable[[], Method]] = {  # with the methods' own defaults
+STEPS: dict[str, Callable[[], Method]] = {  # with the methods' own defaults, and an epsilon that pushes
     "Full precision": lambda: FullPrecision(BINARY),
-    "ASkewSGD, psi": lambda: ASkew(BINARY, PSI),
-    "ASkewSGD, phi": lambda: ASkew(BINARY, PHI),
+    "ASkewSGD, psi": lambda: ASkew(BINARY, PSI, epsilon=0.1),
+    "ASkewSGD, phi": lambda: ASkew(BINARY, PHI, epsilon=0.1),
     "SGDA": lambda: SGDA(BINARY),
     "ProxQuant": lambda: ProxQuant(BINARY, 1.0),
     "BinaryConnect, nearest": lambda: BinaryConnect(BINARY, stochastic=False),
