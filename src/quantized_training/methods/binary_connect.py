@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import _instance, _integer
-from ..levels import Levels
+from ..levels import Levels, _numbers_suffice
 from .base import Method
 
 
@@ -27,8 +27,13 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
     if len(q) > 2:
         below = (levels.gap(w) - 1).clamp(0, len(q) - 2)
         a, b = q[below], q[below + 1]
-    rounded = torch.where(uniform < (w - a) / (b - a), b, a).to(dtype)
-    return torch.where(w.isnan(), w.to(dtype), rounded) if w.isnan().any() else rounded
+    up = (w - a) / (b - a)
+    if len(q) == 2 and _numbers_suffice(w, levels.values):
+        rounded = torch.lt(uniform.to(w.dtype), up.detach(), out=up.detach()).mul_(levels.gaps[0]).add_(levels.values[0])
+    else:
+        rounded = torch.where(uniform < up, b, a)
+    rounded = rounded.to(dtype)
+    return torch.where(w.isnan(), w.to(dtype), rounded) if w.sum().isnan() else rounded
 
 
 class BinaryConnect(Method):

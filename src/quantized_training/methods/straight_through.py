@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import _integer
-from ..levels import Levels
+from ..levels import Levels, _numbers_suffice
 from .base import Method
 
 
@@ -14,7 +14,9 @@ def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
     [0.0, 1.0, 1.0]
     """
     low, high = levels.hull
-    return ((w >= low) & (w <= high)).to(w.dtype)
+    if not _numbers_suffice(w, levels.values):
+        return ((w >= low) & (w <= high)).to(w.dtype)
+    return torch.ge(w := w.detach(), low, out=torch.empty_like(w)).mul_(torch.le(w, high, out=torch.empty_like(w)))
 
 
 def kbit_round(u: Tensor, bits: int) -> Tensor:
