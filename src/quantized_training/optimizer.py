@@ -171,7 +171,7 @@ class QuantizedOptimizer(_Checkpoints):
         if self._changed(p):
             raise RuntimeError(
                 f"{self._describe(p)} was changed outside the optimizer; optimizer.adopt() goes on from the parameters as they "
-                "are, load_state_dict from a checkpoint"
+                "are, load_state_dict from a checkpoint, after the model's own"
             )
         return self.state[p]["latent"]
 

@@ -137,13 +137,14 @@ def scale_of(module: nn.Module) -> Scale | None:
 
 def _made_from(params: Collection[Tensor]) -> tuple[Tensor, str] | None:
     """One of the parameters from which a layer makes its weight, other than by a `Scale`, and the name of what does."""
-    mine, owners = set(params), []
-    for found in gc.get_referrers(parametrize.ParametrizationList, WeightNorm, SpectralNorm):  # a parameter knows no module
-        if type(found) is parametrize.ParametrizationList:
-            owners += [(found, how, found._parameters) for how in found if not isinstance(how, Scale)]
-        elif type(found) in (WeightNorm, SpectralNorm):  # torch's older way: a hook, which knows no module either
-            modules = (m for m in gc.get_objects() if issubclass(type(m), nn.Module))
-            own = [m for m in modules if found in m.__dict__.get("_forward_pre_hooks", {}).values()]
-            owners += [(m, found, [k for k in m._parameters if k.startswith(found.name + "_")]) for m in own]
-    pairs = ((m._parameters[name], type(how).__name__) for m, how, names in owners for name in names)
-    return next(((p, how) for p, how in pairs if p in mine), None)
+    mine, kinds = set(params), (parametrize.ParametrizationList, WeightNorm, SpectralNorm)
+    if not any(type(user) in kinds for user in gc.get_referrers(*kinds)):  # a parameter does not know its module
+        return None
+    for m in (x for x in gc.get_objects() if issubclass(type(x), nn.Module)):
+        hooks = vars(m).get("_forward_pre_hooks", {}).values()
+        hows = [*m] if type(m) is kinds[0] else [h for h in hooks if type(h) in kinds]
+        for how in (h for h in hows if not isinstance(h, Scale)):  # a hook is torch's older way
+            for name, p in m._parameters.items():
+                if p in mine and name.startswith(getattr(how, "name", "original")):
+                    return p, type(how).__name__
+    return None

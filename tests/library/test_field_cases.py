@@ -356,3 +356,54 @@ def test_late_annealing_is_free_for_three_quarters_and_ends_where_leconte_s_does
     for bad in ({"steps": 0}, {"steps": 2.5}, {"steps": 5, "start": -1}, {"steps": 5, "start": 0.75}):
         with pytest.raises((TypeError, ValueError), match="allowed is"):
             late_annealing(PHI, B, **bad)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_distributed_checkpoint_on_disk_is_resumed_from(name, tmp_path):
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_model_state_dict, set_optimizer_state_dict
+
+    def made():
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        return model, QuantizedOptimizer(torch.optim.Adam(model.parameters()), METHODS[name]())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of a single process
+        model, optimizer = made()
+        stepped(optimizer)
+        optimizer.method.anneal()
+        state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+        checkpoint.save(state, checkpoint_id=tmp_path)
+        other, resumed = made()
+        state = dict(zip(("model", "optimizer"), get_state_dict(other, resumed), strict=True))
+        checkpoint.load(state, checkpoint_id=tmp_path)
+        if not METHODS[name]().forward_is_latent:  # set_state_dict has the other order, which is refused
+            set_optimizer_state_dict(other, resumed, state["optimizer"])
+            set_model_state_dict(other, state["model"])
+            with pytest.raises(RuntimeError, match="after the model's own"):
+                stepped(resumed)
+        set_model_state_dict(other, state["model"])
+        set_optimizer_state_dict(other, resumed, state["optimizer"])
+    assert resumed.method.t == 1 and same(stepped(resumed, seed=1), stepped(optimizer, seed=1))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("name", ["ASkewSGD", "Straight-through", "SGDA", "BinaryConnect"])
+def test_a_compiled_training_step_gives_the_eager_numbers(name, backend):
+    x, ends = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = QuantizedOptimizer(sgd(model.parameters()), METHODS[name](**({"seed": 1} if name == "BinaryConnect" else {})))
+
+        def train(x, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+
+        train = torch.compile(train, backend=backend) if compiled else train
+        for _ in range(3):
+            train(x)
+        ends.append([p.detach() for p in model.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*ends, strict=True))

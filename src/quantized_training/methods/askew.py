@@ -40,11 +40,8 @@ def skewed_velocity(
 
 def _skewed(grad: Tensor, push: Tensor, limit: float = math.inf, out: Tensor | None = None) -> Tensor:
     """Minus `skewed_velocity`: min(grad, -p) where the push p > 0, max(grad, -p) where p < 0, grad where it is 0."""
-    if torch.compiler.is_compiling():  # there a comparison costs nothing, otherwise more than all the rest
-        skewed = torch.where(push * (push + grad) > 0, -push, grad)
-    else:
-        least = threshold_(-push, 0, -math.inf)
-        skewed = torch.clamp(grad, least, threshold_(push, 0, -math.inf).neg_(), out=out)
+    least, most = threshold_(-push, 0, -math.inf), threshold_(push, 0, -math.inf).neg_()  # comparisons cost more
+    skewed = torch.clamp(grad, least, most, out=out)
     return skewed if limit == math.inf else skewed.clamp_(-limit, limit)
 
 

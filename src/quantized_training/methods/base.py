@@ -52,8 +52,6 @@ class Method:
     #: True where the slots only add to `state` what is missing, and `late_changes` says what becomes of it. Otherwise they work
     #: on a copy of it, which the optimizer takes when the step has succeeded.
     keeps_state = False
-    #: True where `forward_point` gives another result when it is asked again.
-    random = False
     #: True where `forward_point` cannot fail and, after `load_state_dict`, gives the same result again.
     repeats = False
 
