@@ -241,7 +241,10 @@ class QuantizedOptimizer(_Checkpoints):
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
         if plan is not None and len(set(_tried(plan).values())) > 1:
             what = f"{type(self.method).__name__}: {PATIENCE} steps without a call of optimizer.method.anneal()"
-            users = [f.frame.f_globals.get("__name__", "").split(".")[0] not in ("torch", __package__) for f in inspect.stack()]
+            users = [
+                f.frame.f_globals.get("__name__", "").split(".")[0] not in ("torch", __package__)
+                for f in inspect.stack()
+            ]
             warnings.warn(f"{what}: its schedule stands still until then", stacklevel=[*users, True].index(True) + 1)
         return loss
 

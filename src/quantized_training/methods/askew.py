@@ -45,16 +45,12 @@ def _skewed(grad: Tensor, push: Tensor, limit: float = math.inf, out: Tensor | N
     return skewed if limit == math.inf else skewed.clamp_(-limit, limit)
 
 
-class _OfTheLargest(Geometric):
-    """In units of the largest epsilon, that of each group's own levels."""
-
-
 class ASkew(Method):
     """Annealed skewed descent: `constraint=PSI` is ASkewSGD (19), `constraint=PHI` the paper's modified version (22).
 
     alpha: strength of the push. clip: the bound M_(eps,c) on it. epsilon: a number or a schedule of the annealing index; by
-    default the largest for each group's levels, which leaves every weight within them free, less 5 % per `anneal()`. Annealed
-    early, signs freeze: call anneal() in the last quarter of training only, or let `late_annealing` say when it counts.
+    default the largest for `levels`, which leaves every weight within them free, less 5 % per `anneal()`. Annealed early, signs
+    freeze: call anneal() in the last quarter of training only, or let `late_annealing` say when it counts.
     merged: accept epsilon where intervals merge (as by default; the paper's 0.88^t starts there). allow_overshoot: accept alpha *
     lr and clip * lr with which a push jumps over the edge or a level's cell. clip_velocity: see `skewed_velocity`.
     >>> method = ASkew(Levels.binary(), epsilon=Geometric(0.5, 0.5))
@@ -79,7 +75,8 @@ class ASkew(Method):
         super().__init__(levels)
         self.constraint = _instance("constraint", constraint, Constraint, "PSI or PHI")
         self.alpha, self.clip = (number(n, v, 0, strict=True) for n, v in (("alpha", alpha), ("clip", clip)))
-        self.schedule = _OfTheLargest(1.0, 0.95) if epsilon is None else as_schedule(epsilon, "epsilon")
+        free = Geometric(self.constraint.largest_epsilon(levels), 0.95)
+        self.schedule = free if epsilon is None else as_schedule(epsilon, "epsilon")
         self.merged = _instance("merged", merged, bool, "True or False") or epsilon is None
         self.allow_overshoot = _instance("allow_overshoot", allow_overshoot, bool, "True or False")
         self.clip_velocity = _instance("clip_velocity", clip_velocity, bool, "True or False")
@@ -87,15 +84,14 @@ class ASkew(Method):
 
     @property
     def epsilon(self) -> float:
-        """The tolerance in force for the method's own levels."""
-        return self.tolerance(self.levels)
+        """The tolerance in force."""
+        return self.schedule(self.t)
 
-    def tolerance(self, levels: Levels, k: int | None = None) -> float:
-        value = self.schedule(self.t if k is None else k)
-        return value * self.constraint.largest_epsilon(levels) if isinstance(self.schedule, _OfTheLargest) else value
+    def tolerance(self, levels: Levels) -> float:
+        return self.epsilon
 
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
-        push = self.constraint.push(w, levels, self.tolerance(levels)).mul_(self.alpha).clamp_(-self.clip, self.clip)
+        push = self.constraint.push(w, levels, self.epsilon).mul_(self.alpha).clamp_(-self.clip, self.clip)
         return _skewed(grad, push, self.clip if self.clip_velocity else math.inf, out)
 
     @property
@@ -104,7 +100,7 @@ class ASkew(Method):
 
     def check(self, levels: Levels, lr: float, k: int | None = None) -> None:
         when = f"after {k} calls of anneal(), " if k else ""
-        self.constraint.check_epsilon(self.tolerance(levels, k), levels, self.merged, when)
+        self.constraint.check_epsilon(self.epsilon if k is None else self.schedule(k), levels, self.merged, when)
         if self.allow_overshoot:
             return
         if self.alpha * lr > 1:

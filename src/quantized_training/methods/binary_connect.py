@@ -30,7 +30,9 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
         a, b = q[below], q[below + 1]
     up = (w - a) / (b - a)
     if len(q) == 2 and _numbers_suffice(w, levels.values):
-        rounded = torch.lt(uniform.to(w.dtype), up.detach(), out=up.detach()).mul_(levels.gaps[0]).add_(levels.values[0])
+        rounded = (
+            torch.lt(uniform.to(w.dtype), up.detach(), out=up.detach()).mul_(levels.gaps[0]).add_(levels.values[0])
+        )
     else:
         rounded = torch.where(uniform < up, b, a)
     rounded = rounded.to(dtype)
@@ -66,12 +68,10 @@ class BinaryConnect(Method):
         return torch.rand(w.shape, generator=self._generator, dtype=dtype).to(w.device)
 
     @property
-    def in_pieces(self) -> bool:
-        return self.elementwise or self._uniform == self._draw  # draws follow each other like the weights
-
-    @property
     def repeats(self) -> bool:
-        return not self.stochastic or self._uniform == self._draw
+        return self.elementwise or self._uniform == self._draw
+
+    in_pieces = repeats  # draws follow each other like the weights
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
         if self.stochastic:

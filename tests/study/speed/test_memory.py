@@ -37,7 +37,14 @@ def test_bytes_that_follow_from_the_method(name, bits):
 
 @pytest.mark.parametrize("bits", [1, 4])
 @pytest.mark.parametrize(
-    "name, most", [("ASkewSGD, psi", 5), ("ASkewSGD, phi", 5), ("Straight-through", 5), ("BinaryConnect, stochastic", 8), ("SGDA", 8)]
+    "name, most",
+    [
+        ("ASkewSGD, psi", 5),
+        ("ASkewSGD, phi", 5),
+        ("Straight-through", 5),
+        ("BinaryConnect, stochastic", 8),
+        ("SGDA", 8),
+    ],
 )
 def test_what_a_step_may_take_on_a_resnet_18(name, most, bits):
     """Per weight, beyond what the method has to keep: latent weights apart, multipliers."""
