@@ -26,7 +26,7 @@ from .methods import (
     StraightThrough,
 )
 from .optimizer import QuantizedOptimizer
-from .schedules import Constant, Cosine, Geometric, Harmonic, Linear
+from .schedules import Constant, Cosine, Geometric, Harmonic, Linear, late_annealing
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PHI", "PSI", "SGDA", "ASkew", "BAMSProd", "BinaryConnect", "Bop", "Constant", "Constraint", "Cosine",
     "DebiasedBinaryConnect", "FullPrecision", "Geometric", "Harmonic", "KBitStraightThrough", "Levels", "Linear",
-    "Method", "ProxQuant", "QuantizedOptimizer", "StraightThrough", "export", "finish", "groups", "packing", "reestimate_batch_norm",
-    "scale_layers",
+    "Method", "ProxQuant", "QuantizedOptimizer", "StraightThrough", "export", "finish", "groups", "late_annealing", "packing",
+    "reestimate_batch_norm", "scale_layers",
 ]
 # fmt: on

@@ -55,9 +55,8 @@ class BAMSProd(_Optimizer):
         w_(t+1) = clip(w_t - eta_t m_t / (sqrt(v~_t) + eps), -box, box)         (*) eps, as in Adam; no box by default
         eta_t = lr / sqrt(t)                                (*) sqrt_decay=False: lr, to be scheduled from outside
 
-    (*) w is latent and its rounding the caller's: taken literally no sign of alpha sign(w) changes before one step exceeds
-    alpha. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H), which grows without end, needs weights to come and
-    has not the units of v. Here mean(v^) is the squared Lipschitz factor as measured, and rho_t the mean over w_1 .. w_t of
+    (*) w is latent and its rounding the caller's. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H), which needs
+    weights to come. Here mean(v^) is the squared Lipschitz factor as measured, and rho_t the mean over w_1 .. w_t of
     ||w - alpha* sign(w)|| / ||w||, alpha* = mean |w|. `least_error` keeps c_t away from 0.
 
     lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1; Theorem 4 needs neither lower(t) nor t upper(t) to

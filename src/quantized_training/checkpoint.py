@@ -47,7 +47,10 @@ def _joined(base: dict, mine: dict, kind: str, method: dict) -> dict:
     for i, entries in mine.items():
         state.setdefault(i, {}).update({MINE + k: v for k, v in entries.items()})
     about = {"method": kind} | {MINE + k: v for k, v in method.items()}
-    return base | {"state": state, "param_groups": [g | about for g in base["param_groups"]], "method": method}
+    groups = [g | about for g in base["param_groups"]]
+    for g in groups:  # what has to be there when it is read: "0.latent" of the group's first parameter
+        g[MINE + "entries"] = " ".join(f"{k}.{name}" for k, i in enumerate(g["params"]) for name in mine.get(i, ()))
+    return base | {"state": state, "param_groups": groups, "method": method}
 
 
 def _split(entries: dict) -> tuple[dict, dict]:
@@ -108,6 +111,7 @@ class _Checkpoints(torch.optim.Optimizer):
         if sizes[0] != sizes[1]:
             raise ValueError(f"this state has parameter groups of {sizes[0]} parameters, the optimizer of {sizes[1]}")
         places = {i: place for place, i in enumerate(i for g in found["param_groups"] for i in g["params"])}
+        state = {places.get(i, i): entries for i, entries in found["state"].items()}  # some tools put names for numbers
         method, groups = {}, []
         for g, live in zip(found["param_groups"], here, strict=True):
             if g["method"] != kind:
@@ -115,11 +119,14 @@ class _Checkpoints(torch.optim.Optimizer):
             g, method = _split(g)
             if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
                 raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")
+            for entry in method.pop("entries", "").split():
+                k, name = entry.split(".", 1)
+                if MINE + name not in state.get(places[g["params"][int(k)]], {}):
+                    raise ValueError(f"this state lacks {MINE + name} of {self._describe(live['params'][int(k)])}")
             groups.append(g | {"levels": Levels(_plain(g["levels"])), "params": [places[i] for i in g["params"]]})
             self._check(groups[-1] | {"params": live["params"]})
         if method.keys() != (expected := own.state_dict() if here else {}).keys():
             raise ValueError(f"this state has {sorted(method)} of the method, expected is {sorted(expected)}")
-        state = {places.get(i, i): entries for i, entries in found["state"].items()}  # some tools put names for numbers
         params = [(g, p) for g, live in zip(groups, here, strict=True) for p in live["params"]]
         if unknown := [i for i in state if i not in range(len(params))]:
             raise ValueError(f"this state has parameters {unknown}, the optimizer {len(params)} of them")

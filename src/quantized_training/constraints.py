@@ -83,6 +83,10 @@ class Constraint:
         s, ulp = self.band(epsilon), torch.finfo(w.dtype).eps
         squares = [(gap * gap / 4 - s) * (1 + ulp) for gap in levels.gaps]  # e^2, and an edge is an ulp wide
         squares = [e2 if e2 > 0 else -1.0 for e2 in squares]  # intervals that touch leave their gap unconstrained
+        low, high = levels.values[0] - s, levels.values[-1] + s
+        back = w.clamp(low + ulp * abs(low), high - ulp * abs(high)).sub_(w)
+        if max(squares) < 0 and self.degree == 1:
+            return back  # every gap is free
         if len(squares) == 1:
             m, e2 = levels.midpoints[0], squares[0]
         else:
@@ -90,8 +94,6 @@ class Constraint:
             m, e2 = (_on(tuple(x), w.dtype, w.device)[gap] for x in (levels.midpoints, squares))
         u = w + (0.0 - m)  # plus, because it turns -0.0 into 0.0
         depth = (e2 - u * u).clamp_min_(0)  # -phi in a gap
-        low, high = levels.values[0] - s, levels.values[-1] + s
-        back = w.clamp(low + ulp * abs(low), high - ulp * abs(high)).sub_(w)
         push = torch.addcdiv(back, depth, u, value=0.5)
         if self.degree == 2:
             depth += back.abs_()

@@ -23,6 +23,19 @@ def _on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device, apa
         return stored.to(device)
 
 
+@lru_cache(maxsize=256)
+def _even(values: tuple[float, ...], dtype: torch.dtype) -> bool:
+    """Whether q_1 + gap * k is each level exactly."""
+    q = torch.tensor(values, dtype=dtype)
+    return bool((torch.arange(len(q), dtype=dtype) * (values[1] - values[0]) + values[0] == q).all())
+
+
+def _numbers_suffice(w: Tensor, values: tuple[float, ...]) -> bool:
+    """Whether levels are best found by arithmetic on their numbers: a processor is slow at choices that it cannot foresee."""
+    plain = type(w) in (Tensor, torch.nn.Parameter) and w.device.type == "cpu" and not torch.compiler.is_compiling()
+    return plain and len(values) <= 16 and _even(values, w.dtype)
+
+
 @dataclass(frozen=True)
 class Levels:
     """The admissible values of one weight: two or more finite numbers, strictly increasing; else ValueError.
@@ -110,7 +123,14 @@ class Levels:
         """Each weight rounded to its nearest level: shape, dtype and device of `w`; NaN where it is NaN. A midpoint is
         rounded up, which for {-1, +1} is equation (1): sign(w) with sign(0) = +1. Raises as `tensor`."""
         values = self._on("w", w)
-        if len(values) == 2:  # the hot path of every binary method
+        if _numbers_suffice(w, self.values):
+            first, *others = self.midpoints
+            rounded = torch.ge(w := w.detach(), first, out=torch.empty_like(w))
+            one = torch.empty_like(w) if others else w
+            for m in others:
+                rounded += torch.ge(w, m, out=one)
+            rounded.mul_(self.gaps[0]).add_(self.values[0])
+        elif len(values) == 2:
             rounded = torch.where(w >= self.midpoints[0], values[1], values[0])
         else:
             rounded = values[self.cell(w)]

@@ -1,5 +1,6 @@
 """`QuantizedOptimizer`: any torch optimizer plus one method, around an ordinary training loop."""
 
+import inspect
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from .levels import Levels
 from .methods import Method
 from .methods.base import _chunks
 from .progress import Progress
+from .scales import _made_from
 from .schedules import _tried
 from .transaction import _coarse, _passes_decay, _surely, _Transaction, _whole
 
@@ -60,8 +62,7 @@ class QuantizedOptimizer(_Checkpoints):
         self.state = _State(dict)
         self.state.full = self._full
         self.param_groups, self.defaults, self._linked = base.param_groups, base.defaults, True
-        for group in self.param_groups:
-            self._check(group)
+        self._check(*self.param_groups)
         self._follow()
         _write_plain_numbers(base)
 
@@ -78,8 +79,17 @@ class QuantizedOptimizer(_Checkpoints):
             raise
         self._follow()
 
-    def _check(self, group: dict) -> None:
-        """Complete a parameter group's settings; raise where the method cannot work with them."""
+    def _check(self, *groups: dict) -> None:
+        """Complete the groups' settings; raise where the method cannot work with them."""
+        new = [p for group in groups for p in self._checked_group(group)]
+        if new and (found := _made_from(new)):
+            raise TypeError(
+                f"{self._describe(found[0])} is parametrised by {found[1]}: the weight that its layer makes of it would not lie on "
+                "the levels; remove the parametrisation, or set quantize=False for its group"
+            )
+
+    def _checked_group(self, group: dict) -> list[Tensor]:
+        """Do so for one group; returns its quantised parameters where they are new or have new levels."""
         levels = group.setdefault("levels", self.method.levels)
         quantize = _instance("a parameter group's quantize", group.setdefault("quantize", True), bool, "True or False")
         _instance("a parameter group's levels", levels, Levels, "a Levels object")
@@ -87,8 +97,9 @@ class QuantizedOptimizer(_Checkpoints):
         if group.get("maximize"):
             raise ValueError("maximize=True: the methods minimise; negate the loss instead")
         if not quantize:
-            return
-        if not group["params"] or any(self._seen.get(p, (0, None))[1] != levels for p in group["params"]):
+            return []
+        known = group["params"] and all(self._seen.get(p, (0, None))[1] == levels for p in group["params"])
+        if not known:
             self.method.check_plan(levels)
             for p in group["params"]:
                 self._check_parameter(p, levels)
@@ -100,6 +111,7 @@ class QuantizedOptimizer(_Checkpoints):
                     f"weight_decay={group['weight_decay']} of {name} moves weights past the method, out of its feasible set; "
                     f"set it to 0 in quantised groups, or take a base that adds it to the gradient: {', '.join(COUPLED)}"
                 )
+        return [] if known else group["params"]
 
     def _check_parameter(self, p: Tensor, levels: Levels) -> None:
         what = self._describe(p)
@@ -159,7 +171,7 @@ class QuantizedOptimizer(_Checkpoints):
         if self._changed(p):
             raise RuntimeError(
                 f"{self._describe(p)} was changed outside the optimizer; optimizer.adopt() goes on from the parameters as they "
-                "are, load_state_dict from a checkpoint"
+                "are, load_state_dict from a checkpoint, after the model's own"
             )
         return self.state[p]["latent"]
 
@@ -194,8 +206,7 @@ class QuantizedOptimizer(_Checkpoints):
             self.method, self._seen = method, {}
             for group in own:
                 group["levels"] = method.levels
-            for group in self.param_groups:
-                self._check(group)
+            self._check(*self.param_groups)
         except BaseException:
             self.method, self._seen = old, seen
             for group in own:
@@ -220,7 +231,7 @@ class QuantizedOptimizer(_Checkpoints):
         for group in self.param_groups:
             if sparse := [p for p in group["params"] if p.grad is not None and p.grad.is_sparse]:
                 raise RuntimeError(f"{self._describe(sparse[0])} has a sparse gradient: use sparse=False")
-            self._check(group)
+        self._check(*self.param_groups)
         self._follow()
         for _, p in self._quantized_parameters():
             if p.grad is not None:
@@ -230,7 +241,11 @@ class QuantizedOptimizer(_Checkpoints):
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
         if plan is not None and len(set(_tried(plan).values())) > 1:
             what = f"{type(self.method).__name__}: {PATIENCE} steps without a call of optimizer.method.anneal()"
-            warnings.warn(f"{what}, which its schedule needs, once per epoch or so", stacklevel=3)
+            users = [
+                f.frame.f_globals.get("__name__", "").split(".")[0] not in ("torch", __package__)
+                for f in inspect.stack()
+            ]
+            warnings.warn(f"{what}: its schedule stands still until then", stacklevel=[*users, True].index(True) + 1)
         return loss
 
     # Views

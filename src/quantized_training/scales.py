@@ -1,10 +1,14 @@
 """Scales between a layer's parameter and the weight it uses: the best for given weights, fixed or learned."""
 
+import gc
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from .levels import Levels
 
@@ -129,3 +133,18 @@ def scale_of(module: nn.Module) -> Scale | None:
     """
     first = module.parametrizations.weight[0] if parametrize.is_parametrized(module, "weight") else None
     return first if isinstance(first, Scale) else None
+
+
+def _made_from(params: Collection[Tensor]) -> tuple[Tensor, str] | None:
+    """One of the parameters from which a layer makes its weight, other than by a `Scale`, and the name of what does."""
+    mine, kinds = set(params), (parametrize.ParametrizationList, WeightNorm, SpectralNorm)
+    if not any(type(user) in kinds for user in gc.get_referrers(*kinds)):  # a parameter does not know its module
+        return None
+    for m in (x for x in gc.get_objects() if issubclass(type(x), nn.Module)):
+        hooks = vars(m).get("_forward_pre_hooks", {}).values()
+        hows = [*m] if type(m) is kinds[0] else [h for h in hooks if type(h) in kinds]
+        for how in (h for h in hows if not isinstance(h, Scale)):  # a hook is torch's older way
+            for name, p in m._parameters.items():
+                if p in mine and name.startswith(getattr(how, "name", "original")):
+                    return p, type(how).__name__
+    return None

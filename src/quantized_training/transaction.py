@@ -86,6 +86,7 @@ class _Transaction:
         self.optimizer, self.method, self.base = optimizer, optimizer.method, optimizer.base
         self.turns = type(self.method).descent is not Method.descent
         self.corrects = type(self.method).after_step is not Method.after_step
+        self.draws = type(self.method).state_dict is not Method.state_dict
         hooks = self.base._optimizer_step_pre_hooks or self.base._optimizer_step_post_hooks
         self.plain = type(self.base) is torch.optim.SGD and not hooks
         self.parts = self._parts()
@@ -231,7 +232,7 @@ class _Transaction:
             self.method.load_state_dict(before)
         for i, (targets, values) in enumerate(self._changes()):
             if i >= done:
-                self.log = (i, None, self.method.state_dict() if self.method.random else None)
+                self.log = (i, None, self.method.state_dict() if self.draws else None)
                 change = targets, values()
                 self.log = (i, change, None)
                 _assign(*change)

@@ -25,7 +25,7 @@ from quantized_training.methods import (
     ProxQuant,
     StraightThrough,
 )
-from quantized_training.schedules import Geometric, Linear, Schedule
+from quantized_training.schedules import Geometric, Linear, Schedule, late_annealing
 
 from .theory import reference as ref
 
@@ -117,15 +117,9 @@ def _prox_small(norm: str, task: Small) -> Method:
 # Settings of Task III: (levels, epochs, seed) -> Method
 
 
-def falling(constraint: Constraint, levels: Levels, epochs: int, start: int) -> Geometric:
-    """Epsilon at its largest until annealing index `start`; over the epochs left it falls by 0.88^50, as in the annealing
-    of Leconte et al."""
-    return Geometric(constraint.largest_epsilon(levels), 0.88 ** (50 / max(epochs - start, 1)), start)
-
-
 def _askew_vision(constraint: Constraint, levels: Levels, epochs: int, seed: int) -> Method:
     """Unconstrained for half of the epochs."""
-    epsilon = falling(constraint, levels, epochs, epochs // 2)
+    epsilon = late_annealing(constraint, levels, epochs, epochs // 2)
     return ASkew(levels, constraint, alpha=0.5, clip=1.0, epsilon=epsilon, merged=True)
 
 

@@ -76,7 +76,7 @@ CONSTRUCTORS = {
             [
                 lambda: {"alpha": bad_number(rng, positive=True)},
                 lambda: {"clip": bad_number(rng, positive=True)},
-                lambda: {"epsilon": bad_number(rng, positive=True, top=1)},
+                lambda: {"epsilon": x if (x := bad_number(rng, positive=True, top=1)) is not None else "None"},
                 lambda: {"epsilon": schedule(rng)},
                 lambda: {"constraint": junk(rng, qt.Constraint)},
                 lambda: {rng.choice(["merged", "allow_overshoot", "clip_velocity"]): junk(rng, bool)},

@@ -11,6 +11,8 @@ from torch import nn
 
 from helpers import METHODS
 from quantized_training import (
+    PHI,
+    PSI,
     SGDA,
     ASkew,
     BinaryConnect,
@@ -20,6 +22,8 @@ from quantized_training import (
     ProxQuant,
     QuantizedOptimizer,
     StraightThrough,
+    late_annealing,
+    scale_layers,
 )
 
 B = Levels.binary()
@@ -243,3 +247,167 @@ def test_sparse_gradients_are_named_before_anything_changes(method):
     with pytest.raises(RuntimeError, match="1 of group 0.*sparse"):
         optimizer.step()
     assert w.grad.tolist() == [1.0, 2.0] and w.tolist() == [0.5, -0.5]
+
+
+def weight_norm(layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
+@pytest.mark.parametrize(
+    "way, how",
+    [
+        (nn.utils.parametrizations.weight_norm, "_WeightNorm"),
+        (nn.utils.parametrizations.spectral_norm, "_SpectralNorm"),
+        (nn.utils.parametrizations.orthogonal, "_Orthogonal"),
+        (weight_norm, "WeightNorm"),
+        (nn.utils.spectral_norm, "SpectralNorm"),
+    ],
+)
+def test_parametrised_weights_are_refused_by_name(way, how):
+    layer, plain = way(nn.Linear(4, 4)), nn.Parameter(torch.ones(2))
+    before = copy.deepcopy([*layer.state_dict().values(), plain.detach()])
+    with pytest.raises(
+        TypeError, match=rf"parameter '[\w.]*(original0?|weight_g|weight_orig)' .* by {how}:.*quantize=False"
+    ):
+        QuantizedOptimizer(sgd([(n, p) for n, p in layer.named_parameters() if n != "bias"]), StraightThrough(B))
+    with pytest.raises(TypeError, match=rf"0 of group 0 .* by {how}:"):
+        QuantizedOptimizer(sgd([p for p in layer.parameters() if p is not layer.bias]), StraightThrough(B))
+    optimizer = QuantizedOptimizer(sgd([plain]), StraightThrough(B))
+    rest = [p for n, p in layer.named_parameters() if n != "bias"]
+    with pytest.raises(TypeError, match=how):
+        optimizer.add_param_group({"params": rest})
+    assert len(optimizer.param_groups) == 1 and "quantize" not in rest[0].__dict__
+    optimizer.add_param_group({"params": rest, "quantize": False})
+    optimizer.param_groups[1]["quantize"] = True
+    with pytest.raises(TypeError, match=how):
+        optimizer.step()
+    assert same(before, [*layer.state_dict().values(), torch.ones(2)])
+    QuantizedOptimizer(sgd([layer.bias]), StraightThrough(B))  # the bias is no part of it
+
+
+def test_a_scale_is_no_parametrisation_of_that_kind_but_one_above_it_is():
+    layer = nn.Linear(4, 4)
+    scale_layers(layer, B)
+    QuantizedOptimizer(sgd(layer.parameters()), StraightThrough(B))
+    nn.utils.parametrizations.spectral_norm(layer)
+    with pytest.raises(TypeError, match="_SpectralNorm"):
+        QuantizedOptimizer(sgd(layer.parameters()), StraightThrough(B))
+
+
+@pytest.mark.parametrize("base", [sgd, lambda p: torch.optim.Adam(p)])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_state_without_one_of_its_entries_is_refused_by_name(name, base):
+    optimizer = QuantizedOptimizer(
+        base([nn.Parameter(torch.tensor([0.5, -0.5])), nn.Parameter(torch.ones(1))]), METHODS[name]()
+    )
+    stepped(optimizer)
+    for missing in optimizer.state[optimizer.param_groups[0]["params"][0]]:
+        state = optimizer.state_dict()
+        before = copy.deepcopy(state)
+        del state["state"][0]["method." + missing]
+        with pytest.raises(ValueError, match=f"lacks method.{missing} of parameter 0 of group 0"):
+            optimizer.load_state_dict(state)
+        assert same(everything(optimizer.state_dict()), everything(before))
+        optimizer.load_state_dict(before)
+
+
+def everything(state):
+    return [v for entries in state["state"].values() for v in entries.values()]
+
+
+def test_the_warning_that_nothing_is_annealed_points_to_the_caller():
+    p = nn.Parameter(torch.tensor([0.5]))
+    optimizer = QuantizedOptimizer(sgd([p]), ProxQuant(B))
+    p.grad = torch.zeros(1)
+    with pytest.warns(UserWarning, match="ProxQuant: 1000 steps without.*stands still") as said:
+        for _ in range(1001):
+            optimizer.step()
+    assert [w.filename for w in said] == [__file__]
+
+
+@pytest.mark.parametrize("constraint", [PHI, PSI])
+def test_askew_s_default_trains_freely_until_the_first_anneal(constraint):
+    levels, grads = Levels.ternary(), torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    plain, mine = (nn.Parameter(torch.linspace(-1, 1, 40)) for _ in range(2))
+    sgd_, method = sgd([plain]), ASkew(levels, constraint, alpha=2.0)
+    optimizer = QuantizedOptimizer(sgd([mine]), method)
+    for g in 0.01 * grads:
+        plain.grad, mine.grad = g, g.clone()
+        sgd_.step()
+        optimizer.step()
+    inside = plain.detach().abs() <= 1
+    assert torch.equal(mine[inside], plain[inside])
+    assert method.epsilon == constraint.largest_epsilon(levels)
+    before = optimizer.progress().distance
+    for k in range(1, 500):
+        method.anneal()
+        assert method.epsilon == pytest.approx(0.95**k * constraint.largest_epsilon(levels))
+    for _ in range(500):
+        mine.grad = torch.zeros(40)
+        optimizer.step()
+    assert optimizer.progress().distance < 0.01 < 0.3 < before
+
+
+def test_late_annealing_is_free_for_three_quarters_and_ends_where_leconte_s_does():
+    schedule = late_annealing(PSI, B, steps=400)
+    assert {schedule(k) for k in range(301)} == {1.0} and schedule(301) < 1
+    assert schedule(400) == pytest.approx(0.88**50)
+    assert late_annealing(PHI, Levels.ternary(), 10, start=0)(10) == pytest.approx(0.25 * 0.88**50)
+    for bad in ({"steps": 0}, {"steps": 2.5}, {"steps": 5, "start": -1}, {"steps": 5, "start": 0.75}):
+        with pytest.raises((TypeError, ValueError), match="allowed is"):
+            late_annealing(PHI, B, **bad)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_distributed_checkpoint_on_disk_is_resumed_from(name, tmp_path):
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_model_state_dict, set_optimizer_state_dict
+
+    def made():
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        return model, QuantizedOptimizer(torch.optim.Adam(model.parameters()), METHODS[name]())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of a single process
+        model, optimizer = made()
+        stepped(optimizer)
+        optimizer.method.anneal()
+        state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+        checkpoint.save(state, checkpoint_id=tmp_path)
+        other, resumed = made()
+        state = dict(zip(("model", "optimizer"), get_state_dict(other, resumed), strict=True))
+        checkpoint.load(state, checkpoint_id=tmp_path)
+        if not METHODS[name]().forward_is_latent:  # set_state_dict has the other order, which is refused
+            set_optimizer_state_dict(other, resumed, state["optimizer"])
+            set_model_state_dict(other, state["model"])
+            with pytest.raises(RuntimeError, match="after the model's own"):
+                stepped(resumed)
+        set_model_state_dict(other, state["model"])
+        set_optimizer_state_dict(other, resumed, state["optimizer"])
+    assert resumed.method.t == 1 and same(stepped(resumed, seed=1), stepped(optimizer, seed=1))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("name", ["ASkewSGD", "Straight-through", "SGDA", "BinaryConnect"])
+def test_a_compiled_training_step_gives_the_eager_numbers(name, backend):
+    x, ends = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = QuantizedOptimizer(
+            sgd(model.parameters()), METHODS[name](**({"seed": 1} if name == "BinaryConnect" else {}))
+        )
+
+        def train(x, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+
+        train = torch.compile(train, backend=backend) if compiled else train
+        for _ in range(3):
+            train(x)
+        ends.append([p.detach() for p in model.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*ends, strict=True))

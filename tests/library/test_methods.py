@@ -25,7 +25,6 @@ from quantized_training import (
     ProxQuant,
 )
 from quantized_training.methods import (
-    kbit_round,
     prox_l1,
     prox_l2,
     prox_squared_l2,
@@ -34,6 +33,7 @@ from quantized_training.methods import (
     straight_through_mask,
 )
 from study.theory import reference as ref
+from study.theory.foundations import kbit_round
 
 SETTINGS = settings(deadline=None, max_examples=80)
 dtypes = st.sampled_from(DTYPES)

@@ -2,8 +2,7 @@
 
 from .askew import ASkew, skewed_velocity
 from .base import FullPrecision, Method
-from .binary_connect import BinaryConnect, round_stochastic
-from .debiased import DebiasedBinaryConnect
+from .binary_connect import BinaryConnect, DebiasedBinaryConnect, round_stochastic
 from .prox_quant import ProxQuant, prox_l1, prox_l2, prox_squared_l2
 from .sgda import SGDA
-from .straight_through import KBitStraightThrough, StraightThrough, kbit_round, straight_through_mask
+from .straight_through import KBitStraightThrough, StraightThrough, straight_through_mask

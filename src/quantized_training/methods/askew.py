@@ -9,7 +9,7 @@ from torch.nn.functional import threshold_
 from ..arguments import _instance, number
 from ..constraints import PSI, Constraint
 from ..levels import Levels
-from ..schedules import Schedule, as_schedule
+from ..schedules import Geometric, Schedule, as_schedule
 from .base import Method
 
 
@@ -40,20 +40,19 @@ def skewed_velocity(
 
 def _skewed(grad: Tensor, push: Tensor, limit: float = math.inf, out: Tensor | None = None) -> Tensor:
     """Minus `skewed_velocity`: min(grad, -p) where the push p > 0, max(grad, -p) where p < 0, grad where it is 0."""
-    if torch.compiler.is_compiling():  # there a comparison costs nothing, otherwise more than all the rest
-        skewed = torch.where(push * (push + grad) > 0, -push, grad)
-    else:
-        least = threshold_(-push, 0, -math.inf)
-        skewed = torch.clamp(grad, least, threshold_(push, 0, -math.inf).neg_(), out=out)
+    least, most = threshold_(-push, 0, -math.inf), threshold_(push, 0, -math.inf).neg_()  # comparisons cost more
+    skewed = torch.clamp(grad, least, most, out=out)
     return skewed if limit == math.inf else skewed.clamp_(-limit, limit)
 
 
 class ASkew(Method):
     """Annealed skewed descent: `constraint=PSI` is ASkewSGD (19), `constraint=PHI` the paper's modified version (22).
 
-    alpha: strength of the push. clip: the bound M_(eps,c) on it. epsilon: a number or a schedule of the annealing index.
-    merged: accept epsilon where intervals merge (the paper's schedule 0.88^t starts there). allow_overshoot: accept alpha * lr
-    and clip * lr with which a push jumps over the edge or over a level's cell. clip_velocity: see `skewed_velocity`.
+    alpha: strength of the push. clip: the bound M_(eps,c) on it. epsilon: a number or a schedule of the annealing index; by
+    default the largest for `levels`, which leaves every weight within them free, less 5 % per `anneal()`. Annealed early, signs
+    freeze: call anneal() in the last quarter of training only, or let `late_annealing` say when it counts.
+    merged: accept epsilon where intervals merge (as by default; the paper's 0.88^t starts there). allow_overshoot: accept alpha *
+    lr and clip * lr with which a push jumps over the edge or a level's cell. clip_velocity: see `skewed_velocity`.
     >>> method = ASkew(Levels.binary(), epsilon=Geometric(0.5, 0.5))
     >>> method.anneal()
     >>> method.epsilon, ASkew(Levels.binary(), epsilon=1.0, merged=True).epsilon
@@ -68,7 +67,7 @@ class ASkew(Method):
         constraint: Constraint = PSI,
         alpha: float = 0.1,
         clip: float = 1.0,
-        epsilon: float | Schedule = 0.1,
+        epsilon: float | Schedule | None = None,
         merged: bool = False,
         allow_overshoot: bool = False,
         clip_velocity: bool = False,
@@ -76,8 +75,9 @@ class ASkew(Method):
         super().__init__(levels)
         self.constraint = _instance("constraint", constraint, Constraint, "PSI or PHI")
         self.alpha, self.clip = (number(n, v, 0, strict=True) for n, v in (("alpha", alpha), ("clip", clip)))
-        self.schedule = as_schedule(epsilon, "epsilon")
-        self.merged = _instance("merged", merged, bool, "True or False")
+        free = Geometric(self.constraint.largest_epsilon(levels), 0.95)
+        self.schedule = free if epsilon is None else as_schedule(epsilon, "epsilon")
+        self.merged = _instance("merged", merged, bool, "True or False") or epsilon is None
         self.allow_overshoot = _instance("allow_overshoot", allow_overshoot, bool, "True or False")
         self.clip_velocity = _instance("clip_velocity", clip_velocity, bool, "True or False")
         self.check_plan(levels)

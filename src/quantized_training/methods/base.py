@@ -19,13 +19,13 @@ def _local(t: Tensor) -> Tensor:
     return t.to_local() if hasattr(t, "to_local") else t
 
 
-def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Views of the `_local` parts of tensors of one shape, piece by piece; one piece where cutting brings nothing."""
-    tensors = tuple(map(_local, tensors))
-    whole = tensors[0].numel() <= CHUNK or tensors[0].device.type != "cpu" or torch.compiler.is_compiling()
+def _chunks(*tensors: Tensor, share: int = 1) -> Iterable[tuple[Tensor, ...]]:
+    """Views of the `_local` parts of tensors of one shape, in pieces of CHUNK / share; one where cutting brings nothing."""
+    tensors, most = tuple(map(_local, tensors)), max(CHUNK // share, 1)
+    whole = tensors[0].numel() <= most or tensors[0].device.type != "cpu" or torch.compiler.is_compiling()
     if whole or not all(t.is_contiguous() for t in tensors):
         return [tensors]
-    return zip(*(t.view(-1).split(CHUNK) for t in tensors), strict=True)
+    return zip(*(t.view(-1).split(most) for t in tensors), strict=True)
 
 
 class Method:
@@ -52,8 +52,6 @@ class Method:
     #: True where the slots only add to `state` what is missing, and `late_changes` says what becomes of it. Otherwise they work
     #: on a copy of it, which the optimizer takes when the step has succeeded.
     keeps_state = False
-    #: True where `forward_point` gives another result when it is asked again.
-    random = False
     #: True where `forward_point` cannot fail and, after `load_state_dict`, gives the same result again.
     repeats = False
 

@@ -1,14 +1,19 @@
 """Stochastic gradient descent ascent on the Lagrangian: paper, section 5, Algorithm 2."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from ..arguments import number
 from ..constraints import PHI
-from ..levels import Levels
+from ..levels import Levels, _on
 from .base import Method, _chunks, _local
+
+
+def _column(values: tuple[float, ...], x: Tensor) -> Tensor:
+    """The values along a dimension before those of x."""
+    return _on(values, x.dtype, x.device).view(-1, *[1] * x.ndim)
 
 
 class SGDA(Method):
@@ -49,11 +54,19 @@ class SGDA(Method):
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
         """The gradient of L in w: that of the loss minus sum_j lambda_j f_j'. The multipliers' step: `late_changes`."""
         out = torch.empty_like(grad) if out is None else out
-        for g, x, o, below, *middle, above in _chunks(grad, w, out, *self._duals(w, levels, state)):
-            torch.sub(g, below, out=o).add_(above)
-            for dual, m in zip(middle, levels.midpoints, strict=True):
-                o.addcmul_(dual, x - m, value=-2)
+        for (g, x, o), duals in self._pieces((grad, w, out), self._duals(w, levels, state)):
+            torch.sub(g, duals[0], out=o).add_(duals[-1])
+            for dual, u in zip(duals[1:-1], x - _column(levels.midpoints, x), strict=True):
+                o.addcmul_(dual, u, value=-2)
         return out
+
+    @staticmethod
+    def _pieces(tensors: tuple[Tensor, ...], duals: Tensor) -> Iterable[tuple[tuple[Tensor, ...], Tensor]]:
+        """Parts of the weights with all their multipliers, which fit together in a processor's cache."""
+        parts = list(_chunks(*tensors, share=len(duals)))
+        if len(parts) == 1:
+            return [(parts[0], duals)]
+        return zip(parts, duals.view(len(duals), -1).split(len(parts[0][0]), 1), strict=True)
 
     @staticmethod
     def _duals(w: Tensor, levels: Levels, state: dict) -> Tensor:
@@ -65,12 +78,13 @@ class SGDA(Method):
     def late_changes(self, w: Tensor, levels: Levels, state: dict) -> Iterator[tuple[Tensor, Tensor]]:
         """The dual step lambda_j - dual_lr f_j(w), projected on [0, dual_max]: the gradient of L in lambda is -f."""
         (low, high), rate, box, epsilon = levels.hull, self.dual_lr, (0, self.dual_max), self.tolerance(levels)
-        for x, below, *middle, above in _chunks(w, *self._duals(w, levels, state)):
+        rises = tuple(rate * (gap * gap / 4 - epsilon) for gap in levels.gaps)
+        for (x,), duals in self._pieces((w,), self._duals(w, levels, state)):
+            below, middle, above = duals[0], duals[1:-1], duals[-1]
             yield below, below.sub(x, alpha=rate).sub_(rate * (epsilon - low)).clamp_(*box)
             yield above, above.add(x, alpha=rate).sub_(rate * (epsilon + high)).clamp_(*box)
-            for dual, m, gap in zip(middle, levels.midpoints, levels.gaps, strict=True):
-                u = x - m  # f_j = u^2 - (gap/2)^2 + eps
-                yield dual, dual.addcmul(u, u, value=-rate).add_(rate * (gap * gap / 4 - epsilon)).clamp_(*box)
+            u = x - _column(levels.midpoints, x)  # f_j = u^2 - (gap/2)^2 + eps
+            yield middle, middle.addcmul(u, u, value=-rate).add_(_column(rises, x)).clamp_(*box)
 
     def state_shape(self, name: str, levels: Levels, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         return (len(levels.values) + 1, *shape) if name == "dual" else None

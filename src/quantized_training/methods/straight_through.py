@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import _integer
-from ..levels import Levels
+from ..levels import Levels, _numbers_suffice
 from .base import Method
 
 
@@ -14,16 +14,9 @@ def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
     [0.0, 1.0, 1.0]
     """
     low, high = levels.hull
-    return ((w >= low) & (w <= high)).to(w.dtype)
-
-
-def kbit_round(u: Tensor, bits: int) -> Tensor:
-    """Equation (5) with its offset repaired: u in [0, 1] to the integers -2^(bits-1) .. 2^(bits-1) - 1, ties upwards.
-    Printed is round((2^k - 1) u) - (2^(k-1) - 1), whose range -7 .. 8 (k = 4) contradicts the interval of section 6.
-    >>> kbit_round(torch.tensor([0.0, 0.5, 1.0]), bits=2).tolist()
-    [-2.0, 0.0, 1.0]
-    """
-    return torch.floor((2**bits - 1) * u + 0.5) - 2 ** (bits - 1)
+    if not _numbers_suffice(w, levels.values):
+        return ((w >= low) & (w <= high)).to(w.dtype)
+    return torch.ge(w := w.detach(), low, out=torch.empty_like(w)).mul_(torch.le(w, high, out=torch.empty_like(w)))
 
 
 class StraightThrough(Method):
@@ -43,7 +36,7 @@ class StraightThrough(Method):
         return torch.mul(grad, straight_through_mask(w, levels), out=out)
 
 
-class KBitStraightThrough(Method):
+class KBitStraightThrough(StraightThrough):
     """Gradient at the k-bit rounding (5) of the latent weight, passed on unchanged, latent weights clipped to the hull.
     Equation (5) takes numbers from [0, 1]; here the hull [q_1, q_K] is mapped on it, which the paper leaves open.
     >>> method = KBitStraightThrough(bits=2)
@@ -51,15 +44,11 @@ class KBitStraightThrough(Method):
     ((-2.0, -1.0, 0.0, 1.0), [0.0, 1.0])
     """
 
-    forward_is_latent = False
-    elementwise = repeats = True
+    descent = Method.descent
 
     def __init__(self, bits: int) -> None:
         super().__init__(Levels.for_bits(_integer("bits", bits, 1, 16)))
         self.bits = bits
-
-    def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
-        return levels.nearest(w)  # (5) of the map below, ties upwards, in one rounding instead of several
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         return levels.clip(w)

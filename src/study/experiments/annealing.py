@@ -8,11 +8,11 @@ from functools import partial
 
 from quantized_training.constraints import PHI, PSI
 from quantized_training.methods import ASkew
-from quantized_training.schedules import Geometric
+from quantized_training.schedules import Geometric, late_annealing
 
 from .. import results, statistics
 from ..datasets import image_sets
-from ..methods import BINARY, falling
+from ..methods import BINARY
 from ..results import Row
 from ..runner import Experiment
 from ..vision import grid
@@ -24,7 +24,7 @@ CONSTRAINTS = {"psi": PSI, "phi": PHI}
 
 @dataclass(frozen=True)
 class Setting:
-    """start, ratio: of `schedules.Geometric`, from epsilon's largest value; ratio None: that of `methods.falling`. alpha, clip: of
+    """start, ratio: of `schedules.Geometric`, from epsilon's largest value; ratio None: that of `late_annealing`. alpha, clip: of
     the push, in units of the levels -1 and 1."""
 
     constraint: str
@@ -35,7 +35,7 @@ class Setting:
     clip: float = 1.0
 
     def epsilon(self) -> Geometric:
-        annealed = falling(CONSTRAINTS[self.constraint], BINARY, PROFILE.epochs, self.start)
+        annealed = late_annealing(CONSTRAINTS[self.constraint], BINARY, PROFILE.epochs, self.start)
         return replace(annealed, ratio=self.ratio) if self.ratio else annealed
 
     @property

@@ -115,10 +115,10 @@ def compare(name: str, ensemble: Ensemble, singles: int, repeats: int) -> tuple[
 
 
 LR = 1e-4
-STEPS: dict[str, Callable[[], Method]] = {  # with the methods' own defaults
+STEPS: dict[str, Callable[[], Method]] = {  # with the methods' own defaults, and an epsilon that pushes
     "Full precision": lambda: FullPrecision(BINARY),
-    "ASkewSGD, psi": lambda: ASkew(BINARY, PSI),
-    "ASkewSGD, phi": lambda: ASkew(BINARY, PHI),
+    "ASkewSGD, psi": lambda: ASkew(BINARY, PSI, epsilon=0.1),
+    "ASkewSGD, phi": lambda: ASkew(BINARY, PHI, epsilon=0.1),
     "SGDA": lambda: SGDA(BINARY),
     "ProxQuant": lambda: ProxQuant(BINARY, 1.0),
     "BinaryConnect, nearest": lambda: BinaryConnect(BINARY, stochastic=False),
@@ -286,6 +286,22 @@ def compare_steps(names: list[str], width: int, repeats: int, compile: bool) -> 
         line(name, "compiled", result, note)
 
 
+def small_tensors(names: list[str], tensors: int, repeats: int) -> None:
+    """Print the steps on many small tensors."""
+    print(f"\nOne step on {tensors:,} tensors of 10 weights: time / SGD's, median (range)")
+
+    def made() -> torch.optim.SGD:
+        rng = torch.Generator().manual_seed(0)
+        parameters = [torch.nn.Parameter(2.6 * torch.rand(10, generator=rng) - 1.3) for _ in range(tensors)]
+        for p in parameters:
+            p.grad = 0.1 * torch.randn(10, generator=rng)
+        return torch.optim.SGD(parameters, lr=LR)
+
+    for name in names:
+        values = ratios(QuantizedOptimizer(made(), STEPS[name]()).step, made().step, repeats)[0]
+        print(f"  {name:26s} {spread(values)}", flush=True)
+
+
 def compare_cooper(width: int, repeats: int) -> None:
     """Print Cooper's step against SGDA's, after checking that both go the same way."""
     method = SGDA(BINARY, dual_max=1e6)
@@ -343,6 +359,9 @@ def main(argv: list[str] | None = None) -> None:
         default=64,
         help="width of the ResNet-18 whose weights are stepped (default 64)",
     )
+    parser.add_argument(
+        "--tensors", type=integer_from(1), default=10_000, help="how many small tensors are stepped (default 10,000)"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled steps out")
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=list(STEPS), metavar="METHOD",
                         help="which methods' steps (default all)")  # fmt: skip
@@ -356,6 +375,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.only != "seeds":
         print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, no GPU")
         compare_steps(args.steps, args.width, args.rounds, not args.no_compile)
+        small_tensors(args.steps, args.tensors, args.rounds)
         compare_cooper(args.width, args.rounds)
         compare_adaptive(args.width, args.rounds)
 

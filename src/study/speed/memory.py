@@ -6,6 +6,7 @@ torch's profiler notes every allocation on the CPU, those inside an operation to
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,8 +52,13 @@ class Bytes(NamedTuple):
 
 def allocated(run: Callable[[], object]) -> tuple[int, int]:
     """(most, left): bytes that `run` has allocated and not given back, at its worst moment and at its end."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        kept = run()
+    gc.collect()  # what others have left must not be given back meanwhile
+    gc.disable()
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            kept = run()
+    finally:
+        gc.enable()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     changes = torch.tensor([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())] or [0])
     del kept

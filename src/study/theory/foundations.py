@@ -16,6 +16,12 @@ from quantized_training.schedules import Schedule
 Update = Callable[[Tensor, int], Tensor]  # (weights, step number) -> the next weights
 
 
+def kbit_round(u: Tensor, bits: int) -> Tensor:
+    """Equation (5) with its offset repaired: u in [0, 1] to the integers -2^(bits-1) .. 2^(bits-1) - 1, ties upwards.
+    Printed is round((2^k - 1) u) - (2^(k-1) - 1), whose range -7 .. 8 (k = 4) contradicts the interval of section 6."""
+    return torch.floor((2**bits - 1) * u + 0.5) - 2 ** (bits - 1)
+
+
 def _margins(w: Tensor, z: Tensor) -> Tensor:
     return (w.unsqueeze(-2) @ z.mT).squeeze(-2)
 

@@ -229,12 +229,15 @@ def sweep(
     with _locked(profile, kept, folder):
         todo = [cell for cell, state in states(profile, cells, folder).items() if state in (CHANGED, MISSING)]
     wait()  # all have read the table before the first process writes to it
+    state = results.code()  # the code now, before anybody changes a file
+    for cell in set(cells) - set(todo) if first else ():  # a sweep killed right after it had stored a cell leaves this
+        _checkpoint(profile, cell, state, kept).unlink(missing_ok=True)
     if not todo:
         return
     results.need_writable(folder, _kept(profile, kept))
     if not dask:
         _images(profile, data)  # downloaded once, and refused before anything runs
-    state, jobs = results.code(), min(jobs, len(todo))  # the code now, before anybody changes a file
+    jobs = min(jobs, len(todo))
     rest = (data, device, state, kept, progress and jobs == 1 and not dask and sys.stderr.isatty())
     with tqdm(total=len(todo), unit="cell", desc=table(profile), disable=not (first and progress)) as bar:
         for cell, rows, *about in _finished(profile, todo, jobs, dask, *rest):

@@ -20,11 +20,10 @@ from quantized_training import layers
 from quantized_training.constraints import PHI, PSI, Constraint
 from quantized_training.levels import Levels
 from quantized_training.methods import SGDA, ASkew, BinaryConnect, FullPrecision, Method, ProxQuant, StraightThrough
-from quantized_training.schedules import Cosine, Linear
+from quantized_training.schedules import Cosine, Linear, late_annealing
 
 from ..datasets import image_sets
 from ..datasets.image_sets import Images
-from ..methods import falling
 from ..results import Value
 from . import networks, rivals
 from .grid import FULL, RECORD
@@ -152,7 +151,7 @@ THREE = (0.03, 0.1, 0.3)
 
 def _askew(constraint: Constraint, start: Start, begin: float) -> Method:
     """Without a constraint for the share `begin` of the epochs, then annealed as the grid does."""
-    epsilon = falling(constraint, start.levels, start.epochs, round(begin * start.epochs))
+    epsilon = late_annealing(constraint, start.levels, start.epochs, round(begin * start.epochs))
     return ASkew(start.levels, constraint, alpha=0.5, clip=1.0, epsilon=epsilon, merged=True)
 
 

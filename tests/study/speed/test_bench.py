@@ -91,10 +91,11 @@ def test_cooper_goes_the_same_way():
 
 
 def test_the_table_is_printed(capsys, monkeypatch):
-    arguments = ["--only", "steps", "--width", "1", "--rounds", "2"]
+    arguments = ["--only", "steps", "--width", "1", "--rounds", "2", "--tensors", "9"]
     bench.main([*arguments, "--no-compile"])
     text = capsys.readouterr().out
     assert all(name in text for name in bench.STEPS) and "Cooper's step / SGDA's step" in text
+    assert text.split("9 tensors of 10 weights")[1].count("x (") >= len(bench.STEPS)
     assert "BAMSProd's step /" in text and "Bop's step /" in text
     monkeypatch.setattr(bench.shutil, "which", lambda name: None)
     bench.main([*arguments, "--steps", "SGDA"])

@@ -35,6 +35,24 @@ def test_bytes_that_follow_from_the_method(name, bits):
         assert found.stored <= 4 and found.step < 1  # what undoes an interrupted step
 
 
+@pytest.mark.parametrize("bits", [1, 4])
+@pytest.mark.parametrize(
+    "name, most",
+    [
+        ("ASkewSGD, psi", 5),
+        ("ASkewSGD, phi", 5),
+        ("Straight-through", 5),
+        ("BinaryConnect, stochastic", 8),
+        ("SGDA", 8),
+    ],
+)
+def test_what_a_step_may_take_on_a_resnet_18(name, most, bits):
+    """Per weight, beyond what the method has to keep: latent weights apart, multipliers."""
+    found = memory.measure(name, bits)
+    kept = {"SGDA": 4 * (2**bits + 1)}.get(name, 0 if name.startswith("ASkew") else 4)
+    assert kept <= found.stored and found.stored - kept + found.step <= most and found.quantized <= 8
+
+
 def test_the_table(capsys):
     memory.main(["--width", "2", "--bits", "4", "--methods", "Full precision", "SGDA"])
     out = capsys.readouterr().out

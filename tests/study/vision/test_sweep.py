@@ -247,6 +247,27 @@ def test_killed_at_random_and_started_again(tmp_path):
         assert numbers(folder) == numbers(tmp_path / "whole") and not list(folder.rglob("*.pt"))
 
 
+def test_killed_between_the_table_and_the_checkpoint(tmp_path, monkeypatch, still):
+    """The checkpoint that is left goes with the next sweep, which runs nothing."""
+
+    real = Path.unlink
+
+    def killed(path, **options):
+        if path.suffix == ".pt":
+            raise KeyboardInterrupt
+        real(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, FEW[:1])
+    assert len(list(tmp_path.rglob("*.pt"))) == 1
+    before = numbers(tmp_path)
+    still()
+    run(tmp_path, FEW[:1])
+    assert numbers(tmp_path) == before and not list(tmp_path.rglob("*.pt"))
+
+
 def test_a_sweep_of_two_processes_killed(tmp_path):
     """Its workers notice; whatever they still write is what the next sweep would."""
     run(tmp_path / "whole")
