@@ -9,8 +9,8 @@ Training Phase of Deep Neural Networks".
 """
 
 from . import packing
-from .adaptive import BAMSProd, Bop
-from .constraints import PHI, PSI, Constraint
+from .adaptive import BAMSProd
+from .constraints import PHI, PSI, Constraint, late_annealing
 from .finished import export, finish
 from .layers import groups, reestimate_batch_norm, scale_layers
 from .levels import Levels
@@ -26,13 +26,13 @@ from .methods import (
     StraightThrough,
 )
 from .optimizer import QuantizedOptimizer
-from .schedules import Constant, Cosine, Geometric, Harmonic, Linear, late_annealing
+from .schedules import Constant, Cosine, Geometric, Harmonic, Linear
 
 __version__ = "0.1.0"
 
 # fmt: off
 __all__ = [
-    "PHI", "PSI", "SGDA", "ASkew", "BAMSProd", "BinaryConnect", "Bop", "Constant", "Constraint", "Cosine",
+    "PHI", "PSI", "SGDA", "ASkew", "BAMSProd", "BinaryConnect", "Constant", "Constraint", "Cosine",
     "DebiasedBinaryConnect", "FullPrecision", "Geometric", "Harmonic", "KBitStraightThrough", "Levels", "Linear",
     "Method", "ProxQuant", "QuantizedOptimizer", "StraightThrough", "export", "finish", "groups", "late_annealing", "packing",
     "reestimate_batch_norm", "scale_layers",

@@ -1,5 +1,5 @@
-"""Adaptive optimizers that torch does not ship, to be used alone or as the base of `QuantizedOptimizer`: BAMSProd (Liu et al.,
-2020), of which AMSBound (Luo et al., 2019) without bias correction is a setting, and Bop (Helwegen et al., 2019)."""
+"""BAMSProd (Liu et al., 2020), to be used alone or as the base of `QuantizedOptimizer`; AMSBound (Luo et al., 2019) without bias
+correction is a setting of it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,34 +15,7 @@ from .transaction import _whole
 LOWER, UPPER = Rising(1e-3), Falling(1e-3)
 
 
-class _Optimizer(torch.optim.Optimizer):
-    """What the optimizers below share; each has `_check(group)`, which raises ValueError, and `_step(params, group)`, one
-    step of a group's parameters that have a gradient."""
-
-    def add_param_group(self, param_group: dict) -> None:
-        super().add_param_group(param_group)
-        try:
-            self._check(self.param_groups[-1])
-        except (TypeError, ValueError):
-            self.param_groups.pop()
-            raise
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if any(p.grad.is_sparse for p in params):
-                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-            if params:
-                self._step(params, group)
-        return loss
-
-
-class BAMSProd(_Optimizer):
+class BAMSProd(torch.optim.Optimizer):
     """BAMSProd (Liu et al., arXiv 2009.13799), Algorithm 1, with what it leaves open filled in; (*) marks our choices.
 
     For each parameter tensor, t = 1, 2, ... being the steps in which it had a gradient g_t, from zeros:
@@ -54,21 +27,17 @@ class BAMSProd(_Optimizer):
         v~_t = clip(v^_t, c_t lower(t), c_t upper(t))
         w_(t+1) = clip(w_t - eta_t m_t / (sqrt(v~_t) + eps), -box, box)         (*) eps, as in Adam; no box by default
         eta_t = lr / sqrt(t)                                (*) sqrt_decay=False: lr, to be scheduled from outside
-
     (*) w is latent and its rounding the caller's. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H), which needs
     weights to come. Here mean(v^) is the squared Lipschitz factor as measured, and rho_t the mean over w_1 .. w_t of
     ||w - alpha* sign(w)|| / ||w||, alpha* = mean |w|. `least_error` keeps c_t away from 0.
-
     lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1; Theorem 4 needs neither lower(t) nor t upper(t) to
     decrease, and the default, AdaBound's pair, complies. lower = upper = 1: SGD with an averaged gradient and step
     eta_t / sqrt(c_t). target = (lr / a)^2, eps = 0, lower and upper the squares of gamma t / (gamma t + 1) and its inverse:
     AMSBound with final step a. Groups with quantize=False are AMSGrad without bias correction.
-
     Units: lr has those of a weight, eps of a gradient, target of its square. lower, upper: callables of t, or numbers; they do
     not travel in the state_dict; all else may differ between groups. ensemble: the first dimension of every parameter counts
     independent runs, each with bounds of its own. state[p] has m, v and v^ under torch's names for AMSGrad, and a number per
     run: "error" (rho), "target" (c).
-
     Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails. A gradient that is
     not finite spoils its own weight and, where the bounds are measured, its tensor.
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
@@ -95,6 +64,28 @@ class BAMSProd(_Optimizer):
         self.lower, self.upper = as_schedule(lower), as_schedule(upper)
         defaults = dict(lr=lr, betas=betas, eps=eps, target=target, least_error=least_error, box=box)
         super().__init__(params, defaults | dict(sqrt_decay=sqrt_decay, ensemble=ensemble, quantize=True))
+
+    def add_param_group(self, param_group: dict) -> None:
+        super().add_param_group(param_group)
+        try:
+            self._check(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if any(p.grad.is_sparse for p in params):
+                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+            if params:
+                self._step(params, group)
+        return loss
 
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "lower": self.lower, "upper": self.upper}
@@ -145,7 +136,6 @@ class BAMSProd(_Optimizer):
         limits = [self.bounds(1.0, t) for t in steps] if clip else []  # may raise, so it comes before the first change
         for s, t in zip(states, steps, strict=True):
             s["step"] = t
-
         beta1, beta2 = group["betas"]
         torch._foreach_lerp_(mean, grads, 1 - beta1)
         torch._foreach_mul_(square, beta2)
@@ -153,7 +143,6 @@ class BAMSProd(_Optimizer):
         torch._foreach_maximum_(largest, square)
         if measure:
             self._measure(params, largest, states, group)
-
         denominator = torch._foreach_sqrt(largest)
         if clip:
             blocks, roots = [], []
@@ -193,41 +182,3 @@ class BAMSProd(_Optimizer):
 
 def _runs(x: Tensor, group: dict) -> Sequence[Tensor]:
     return x.unbind(0) if group["ensemble"] else (x,)
-
-
-class Bop(_Optimizer):
-    """Bop (Helwegen et al., arXiv 1906.02107), Algorithm 2: binary weights without latent ones.
-
-        m_t = (1 - gamma) m_(t-1) + gamma g_t                       (5), m_0 = 0
-        w_t = -w_(t-1) where |m_t| > tau and sign(m_t) = sign(w_(t-1))      Algorithm 2; (6) prints >=
-
-    lr: gamma, the adaptivity rate, under the name that torch's schedulers decay. threshold: tau, in units of the gradient.
-    Defaults: the paper's experiments. A weight only changes its sign: start from weights on the levels. Other parameters need
-    an optimizer of their own. Raises ValueError for values outside their range, quantize=False and weights that are 0.
-    >>> w = nn.Parameter(torch.tensor([1.0, -1.0]))
-    >>> optimizer = Bop([w], lr=1.0, threshold=0.5)
-    >>> w.grad = torch.tensor([1.0, -0.25])  # the second is below the threshold
-    >>> optimizer.step(), w.tolist()
-    (None, [-1.0, -1.0])
-    """
-
-    def __init__(self, params, lr: float = 1e-4, threshold: float = 1e-8) -> None:
-        super().__init__(params, {"lr": lr, "threshold": threshold, "quantize": True})
-
-    @staticmethod
-    def _check(group: dict) -> None:
-        if not 0 < number("lr", group["lr"], finite=False) <= 1:
-            raise ValueError(f"lr={group['lr']!r}: allowed is 0 < lr <= 1, it is the rate gamma of an average")
-        if not 0 <= number("threshold", group["threshold"], finite=False) < math.inf:
-            raise ValueError(f"threshold={group['threshold']!r}: allowed is 0 <= threshold < inf")
-        if not group["quantize"]:
-            raise ValueError("quantize=False: Bop only flips signs; give such parameters an optimizer of their own")
-        if any((p == 0).any() for p in group["params"]):
-            raise ValueError("a weight is 0 and has no sign to flip; start from weights on the levels, e.g. -1 and 1")
-
-    def _step(self, params: list[Tensor], group: dict) -> None:
-        for p in params:
-            if not self.state[p]:
-                self.state[p]["exp_avg"] = torch.zeros_like(p)
-            m = self.state[p]["exp_avg"].lerp_(p.grad, group["lr"])
-            p.copy_(torch.where(p.sign() * m > group["threshold"], -p, p))

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .arguments import _integer
 from .levels import Levels, _on
+from .schedules import Geometric
 
 
 def _geometry(w: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,3 +134,14 @@ class Constraint:
 
 PHI = Constraint("phi", 22, _phi, _phi_derivative, lambda eps: eps, lambda gap: gap**2 / 4, degree=1)
 PSI = Constraint("psi", 19, _psi, _psi_derivative, math.sqrt, lambda gap: gap**4 / 16, degree=2)
+
+
+def late_annealing(constraint: Constraint, levels: Levels, steps: int, start: int | None = None) -> Geometric:
+    """The book's advice for ASkew's epsilon, with merged=True and one `anneal()` in each of the steps (or epochs): every weight
+    is free until `start`, by default three quarters of them; then epsilon falls by 0.88^50, as far as in Leconte et al. (2023).
+    >>> late_annealing(PHI, Levels.binary(), steps=200)
+    Geometric(initial=1.0, ratio=0.88, start=150)
+    """
+    steps = _integer("steps", steps, 1, 2**62)
+    start = round(0.75 * steps) if start is None else _integer("start", start, 0, 2**62)
+    return Geometric(constraint.largest_epsilon(levels), 0.88 ** (50 / max(steps - start, 1)), start)

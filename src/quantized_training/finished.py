@@ -32,7 +32,6 @@ def finish(
     times scales as weights; shared weights stay shared. `quantization` of the copy: parameters' names -> (levels, scale or None).
     batches, forward(copy, batch): for `reestimate_batch_norm`. latent: a state_dict of the model with latent weights (their
     average) to be rounded in place of the optimizer's. README shows early stopping and averages.
-
     ValueError where no quantised parameter is the model's or a scaled layer has another parametrisation, too; FloatingPointError
     where a weight is not finite; RuntimeError inside a view and where `latent` is of another model.
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

@@ -75,11 +75,9 @@ def groups(
     "3x3 only" (3 x 3 convolutions but the first and last layer, as in the ImageNet code of ASkewSGD's authors). Biases, learned
     scales and normalisation are never quantised; embeddings where a linear layer shares the table or `scale_layers` scaled it,
     and with embeddings=True (except under "3x3 only").
-
     levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
     `levels` times `least_squares_scale` of its weights as they are now; a method's constants (epsilon, clip, dual_max,
     strength) then have to fit every layer's gap, which `scale_layers` avoids.
-
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError where nothing
     is left to quantise, for scaled=True without levels, and for weights that cannot be put on levels.
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
@@ -128,11 +126,9 @@ def scale_layers(
     per: "layer", or "channel" for an s for each output channel (row of an embedding): the `least_squares_scale` of its weights.
     The network computes what it did before, and one codebook, epsilon or clip means the same in all layers. The gradient at v
     is that in w divided by s (the chain rule would multiply), so that SGD on v moves w exactly as SGD on w would.
-
     learned: s is a parameter too (group "scales"). Its gradient is sum_i g_i v_i / sqrt(n Q), with g that in w, n the number of
     weights that share s and Q the largest level: the gradient scale of LSQ (Esser et al., 2020, section 2.2), whose own (3) has
     v_i less the latent one inside the hull. There a step of s keeps s v, here v and with it the rounding.
-
     Returns the factors by the layers' names (the first where layers share a weight). Make the groups afterwards, with
     scaled=False. ValueError, before any change, as in `groups`, for a layer that is scaled already, and for a weight shared
     with a module that is no such layer.
@@ -140,8 +136,6 @@ def scale_layers(
     >>> before, factors = model(x), scale_layers(model, Levels.binary())
     >>> sorted(factors), torch.allclose(model(x), before)
     (['0', '2'], True)
-    >>> len(scale_layers(nn.Conv2d(3, 16, 5), Levels.integers(bits=4), per="channel", learned=True)[""])
-    16
     """
     if per not in ("layer", "channel"):
         raise ValueError(f"per={per!r}: allowed are 'layer' and 'channel'")

@@ -126,8 +126,7 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
 def contents(path: str | Path) -> list[dict]:
     """What a file holds, tensor by tensor: name, shape, dtype, bytes, `tensor`, where it is packed `levels` (and `scale`), and
     `same`, the name under which a shared tensor is stored (no bytes). Raises ValueError for a damaged file.
-    >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
-    >>> size = save(path, model, groups=[])  # nothing quantised, nothing packed
+    >>> size = save(path := tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2), groups=[])  # nothing quantised, nothing packed
     >>> [(entry["name"], entry["shape"], entry["bytes"]) for entry in contents(path)]
     [('weight', (2, 3), 24), ('bias', (2,), 8)]
     """
@@ -152,8 +151,7 @@ def contents(path: str | Path) -> list[dict]:
 
 def load(path: str | Path) -> dict[str, Tensor]:
     """The state_dict that `save` wrote, exactly, for `model.load_state_dict(packing.load(path))`; raises as `contents`.
-    >>> path, model = tempfile.mkdtemp() + "/model.qt", nn.Linear(3, 2)
-    >>> size = save(path, model, groups=[])
+    >>> size = save(path := tempfile.mkdtemp() + "/model.qt", model := nn.Linear(3, 2), groups=[])
     >>> torch.equal(load(path)["weight"], model.weight)
     True
     """

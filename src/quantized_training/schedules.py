@@ -4,9 +4,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .arguments import _integer, number
-from .constraints import Constraint
-from .levels import Levels
+from .arguments import number
 
 
 class _Numbers:
@@ -116,17 +114,6 @@ class Falling(_Numbers):
 
 
 Schedule = Constant | Harmonic | Geometric | Linear | Cosine | Rising | Falling
-
-
-def late_annealing(constraint: Constraint, levels: Levels, steps: int, start: int | None = None) -> Geometric:
-    """The book's advice for ASkew's epsilon, with merged=True and one `anneal()` in each of the steps (or epochs): every weight
-    is free until `start`, by default three quarters of them; then epsilon falls by 0.88^50, as far as in Leconte et al. (2023).
-    >>> late_annealing(PHI, Levels.binary(), steps=200)
-    Geometric(initial=1.0, ratio=0.88, start=150)
-    """
-    steps = _integer("steps", steps, 1, 2**62)
-    start = round(0.75 * steps) if start is None else _integer("start", start, 0, 2**62)
-    return Geometric(constraint.largest_epsilon(levels), 0.88 ** (50 / max(steps - start, 1)), start)
 
 
 def as_schedule(value: float | Schedule, name: str = "value") -> Schedule:

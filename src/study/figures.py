@@ -588,8 +588,7 @@ def table(
     rows = list(rows)
     wordy = [2 * sum(map(words, column)) > len(rows) for column in zip(*rows, strict=True)] or [False] * len(header)
     head = "".join(
-        f'<th scope="col"{" class=words" if wide else ""}>{cell(h)}</th>'
-        for h, wide in zip(header, wordy, strict=True)
+        f'<th scope="col"{" class=words" if wide else ""}>{cell(h)}</th>' for h, wide in zip(header, wordy, strict=True)
     )
     body = "".join(
         f'<tr><th scope="row">{cell(row[0])}</th>' + "".join(map(data_cell, row[1:])) + "</tr>" for row in rows

@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import Tensor
 
-from quantized_training.constraints import PHI, PSI, Constraint
+from quantized_training.constraints import PHI, PSI, Constraint, late_annealing
 from quantized_training.levels import Levels
 from quantized_training.methods import (
     SGDA,
@@ -25,7 +25,7 @@ from quantized_training.methods import (
     ProxQuant,
     StraightThrough,
 )
-from quantized_training.schedules import Geometric, Linear, Schedule, late_annealing
+from quantized_training.schedules import Geometric, Linear, Schedule
 
 from .theory import reference as ref
 

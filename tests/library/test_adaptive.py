@@ -1,4 +1,4 @@
-"""BAMSProd and Bop against plain Python, torch's optimizers and AMSBound; units, resuming, and what they refuse."""
+"""BAMSProd against plain Python, torch's optimizers and AMSBound; units, resuming, and what they refuse."""
 
 import copy
 import io
@@ -15,7 +15,7 @@ from pytorch_optimizer import AdaBound
 
 from helpers import quantisation_error, tensor
 from quantized_training import BinaryConnect, FullPrecision, Levels, QuantizedOptimizer, StraightThrough
-from quantized_training.adaptive import BAMSProd, Bop, Falling, Rising
+from quantized_training.adaptive import BAMSProd, Falling, Rising
 
 INF = math.inf
 SHAPES = ((4, 3), (5,), ())  # the last has one weight, whose quantisation error is 0
@@ -431,7 +431,6 @@ def test_bounds_of_sharded_parameters_are_those_of_the_whole_ones(tmp_path):
 
 OPTIMIZERS = {
     "BAMSProd": lambda p: BAMSProd(p, lr=0.05, lower=Rising(0.1), upper=Falling(0.1)),
-    "Bop": lambda p: Bop(p, lr=0.2, threshold=0.01),
 }
 
 
@@ -480,13 +479,12 @@ def test_schedulers_and_closures():
     assert optimizer.param_groups[0]["lr"] == 0.25
 
 
-@pytest.mark.parametrize("make", [lambda p: BAMSProd(p), lambda p: Bop(p)])
-def test_sparse_gradients_are_refused(make):
+def test_sparse_gradients_are_refused():
     (p,) = params = start(((6,),))
     before = p.detach().clone()
     p.grad = torch.ones(6, dtype=torch.float64).to_sparse()
     with pytest.raises(RuntimeError, match="sparse"):
-        make(params).step()
+        BAMSProd(params).step()
     assert torch.equal(p, before)
 
 
@@ -573,54 +571,6 @@ def test_schedules_refuse(schedule, rate):
         schedule(rate)
 
 
-# Bop
-
-
-def test_bop_is_algorithm_2_weight_by_weight():
-    rate, tau = 0.125, 0.25
-    params = [torch.nn.Parameter(p.detach().sign()) for p in start()]
-    data = list(gradients(60))
-    expected = []
-    for i, p in enumerate(params):
-        path = []
-        for j, w in enumerate(p.detach().reshape(-1).tolist()):
-            m, column = 0.0, []
-            for grads in data:
-                m = (1 - rate) * m + rate * grads[i].reshape(-1)[j].item()
-                if abs(m) > tau and math.copysign(1, m) == math.copysign(1, w):
-                    w = -w
-                column.append(w)
-            path.append(column)
-        expected += path
-    got = flat(walk(Bop(params, lr=rate, threshold=tau), params, data))
-    assert torch.equal(got, tensor(expected).T)
-    flips = (got[1:] != got[:-1]).sum(0)
-    assert 0 < (flips > 0).sum() < len(flips)
-
-
-def test_bop_flips_above_its_threshold_only():
-    p = torch.nn.Parameter(torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0]))
-    p.grad = torch.tensor([0.5, 0.75, -0.75, -0.75, 0.75])
-    Bop([p], lr=1.0, threshold=0.5).step()
-    assert p.tolist() == [1.0, -1.0, 1.0, 1.0, -1.0]  # Algorithm 2: 0.5 is not above 0.5
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        (dict(lr=0.0), "lr=0.0: allowed is 0 < lr <= 1"),
-        (dict(lr=1.5), "lr=1.5: allowed"),
-        (dict(threshold=-1.0), "threshold=-1.0: allowed is 0 <= threshold < inf"),
-        (dict(quantize=False), "quantize=False: Bop only flips signs"),
-    ],
-)
-def test_bop_refuses(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Bop([{"params": start(), **settings}])
-    with pytest.raises(ValueError, match="a weight is 0"):
-        Bop([torch.nn.Parameter(torch.tensor([1.0, 0.0]))])
-
-
 # Under QuantizedOptimizer
 
 METHODS = {
@@ -694,18 +644,3 @@ def test_bamsprod_sees_the_latent_weights():
     w.grad = torch.ones(3)
     optimizer.step()
     assert optimizer.base.state[w]["error"] == pytest.approx([quantisation_error(latent)], rel=1e-5)
-
-
-@pytest.mark.parametrize("method", [FullPrecision, StraightThrough, METHODS["binary_connect_nearest"]])
-def test_bop_under_quantized_optimizer(method):
-    X, y, truth, initial = problem(1.0)
-    y = y - 0.3
-    w = torch.nn.Parameter(Levels.binary().nearest(initial))
-    optimizer = QuantizedOptimizer(Bop([w], lr=0.1, threshold=0.05), method(Levels.binary()))
-    assert not torch.equal(w, truth)
-    for _ in range(200):
-        optimizer.zero_grad()
-        ((X @ w - y) ** 2).mean().backward()
-        optimizer.step()
-        assert set(w.tolist()) <= {-1.0, 1.0}
-    assert torch.equal(w, truth)

@@ -92,9 +92,3 @@ with optimizer.quantized():
     assert done.returncode == 0, done.stderr
     accuracy, same = done.stdout.splitlines()
     assert float(re.search(r": (0\.\d+|1\.0+);", accuracy)[1]) > 0.9 and same == "True"  # chance is 0.5
-
-
-def test_the_old_command_says_what_it_lacks(tmp_path):
-    code = "import runpy\nsys.argv = ['quantized_training', 'task3']\nrunpy.run_module('quantized_training', run_name='__main__')"
-    done = run(code, tmp_path)
-    assert done.returncode == 1 and "need a clone of the repository" in done.stderr

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from quantized_training.constraints import PHI, PSI
+from quantized_training.constraints import PHI, PSI, late_annealing
 from quantized_training.methods import ASkew
-from quantized_training.schedules import Geometric, late_annealing
+from quantized_training.schedules import Geometric
 
 from .. import results, statistics
 from ..datasets import image_sets

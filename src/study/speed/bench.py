@@ -34,12 +34,13 @@ from quantized_training import (
     ProxQuant,
     StraightThrough,
 )
-from quantized_training.adaptive import BAMSProd, Bop
+from quantized_training.adaptive import BAMSProd
 from quantized_training.optimizer import QuantizedOptimizer
 
 from ..methods import BINARY
 from ..tasks import logistic, moons
 from ..tasks.arguments import integer_from
+from ..tasks.bop import Bop
 from ..tasks.ensembles import Ensemble, train
 from ..theory.lagrangian import pieces
 from ..vision.networks import resnet18

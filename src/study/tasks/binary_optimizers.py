@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
-from quantized_training.adaptive import BAMSProd, Bop, Falling, Rising
+from quantized_training.adaptive import BAMSProd, Falling, Rising
 from quantized_training.methods import BinaryConnect, FullPrecision
 from quantized_training.optimizer import QuantizedOptimizer
 
 from ..methods import BINARY
+from .bop import Bop
 
 RATES = tuple(10 ** (k / 2) for k in range(-8, 0))  # 1e-4 to 0.32
 

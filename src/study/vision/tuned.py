@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from quantized_training import layers
-from quantized_training.constraints import PHI, PSI, Constraint
+from quantized_training.constraints import PHI, PSI, Constraint, late_annealing
 from quantized_training.levels import Levels
 from quantized_training.methods import SGDA, ASkew, BinaryConnect, FullPrecision, Method, ProxQuant, StraightThrough
-from quantized_training.schedules import Cosine, Linear, late_annealing
+from quantized_training.schedules import Cosine, Linear
 
 from ..datasets import image_sets
 from ..datasets.image_sets import Images
