@@ -42,7 +42,9 @@ class explained(nodes.Inline, nodes.TextElement):
 
 def _visit_hint(writer, node) -> None:
     to = writer.builder.get_relative_uri(writer.builder.current_docname, HOME)
-    writer.body.append(f'<a class="hint" href="{to}#{node["place"]}" data-meaning="{html.escape(node["meaning"])}">')
+    meaning = html.escape(node["meaning"])
+    label = f' aria-label="{meaning}"' if isinstance(node[0], nodes.math) else ""  # a formula is no text
+    writer.body.append(f'<a class="hint" href="{to}#{node["place"]}" data-meaning="{meaning}"{label}>')
 
 
 def _depart_hint(writer, node) -> None:
