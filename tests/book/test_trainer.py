@@ -141,6 +141,31 @@ def test_every_task_is_drawn(opened, state):
     assert page.evaluate("document.documentElement.scrollWidth") <= 1000
 
 
+def test_all_pictures_are_drawn_after_another_method_and_another_seed(opened):
+    page = opened()
+    page.locator(".trainer select").first.select_option("askew")
+    page.wait_for_timeout(500)
+    assert min(page.evaluate(COLOURS)) > 8
+    seed = page.locator(".trainer-settings input").first
+    seed.fill("3")
+    seed.dispatch_event("change")
+    page.wait_for_timeout(500)
+    assert min(page.evaluate(COLOURS)) > 8
+
+
+def test_an_experiment_takes_its_question_along_and_leads_back(opened):
+    page = opened("playground")
+    page.evaluate(
+        """document.querySelector('main').insertAdjacentHTML('beforeend', `<section id="pg-one"><h3>One<a href="#">#</a></h3>
+        <p><a class="trainer-link" href="#task=II&b=askew">Open the run</a>: look. <strong>Which?</strong></p></section>`)"""
+    )
+    page.get_by_text("Open the run").click()
+    question = page.locator(".trainer-question")
+    assert question.text_content() == "One. Which? To its answer"
+    question.get_by_role("link").click()
+    page.wait_for_function("location.hash === '#pg-one'")
+
+
 # Controls
 
 

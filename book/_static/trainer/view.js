@@ -99,7 +99,9 @@ class Trainer {
     this.settings.classList.add("figure-controls", "trainer-settings");
     if (full) this.roving(this.settings, "ArrowUp", "ArrowDown");
     this.data = element("div", { class: "table-wrap", tabindex: "0", role: "region", "aria-label": "The numbers of this step" });
+    this.question = element("p", { class: "trainer-question" });
     const parts = [
+      ...(full ? [this.question] : []),
       ...(menus.length ? [element("div", { class: "figure-controls" }, ...menus)] : []),
       element("div", { class: "figure-controls trainer-bar" }, this.tools, time),
       this.says,
@@ -324,6 +326,7 @@ class Trainer {
   drawPlaces() {
     const { k, runs, colours, task: { all } } = this;
     if (!all) return;
+    for (const run of runs) run.losses(k); // of a new run they are not there yet
     const words = runs.map((run) => `${run.name}: ${ordinal(all.place(run.rounded[k]))}`);
     paintPlaces(this.places, colours, { runs, k, all, words });
   }
@@ -489,9 +492,18 @@ class Trainer {
     for (const { canvas } of this.pictures) sizes.observe(canvas);
     if (this.full) addEventListener("hashchange", () => {
       if (!location.hash.includes("=")) return;
+      this.ask(location.hash);
       this.change(readState(location.hash));
       this.root.scrollIntoView();
     });
+  }
+
+  /** The question of the experiment whose link was followed, and the way to its answer. */
+  ask(hash) {
+    const link = [...document.querySelectorAll(".trainer-link")].find((a) => a.getAttribute("href") === hash), section = link?.closest("section[id]");
+    if (!section) return this.question.replaceChildren();
+    const words = [section.querySelector("h3").firstChild, link.parentNode.querySelector("strong")].map((node) => node?.textContent.trim() ?? "");
+    this.question.replaceChildren(element("strong", {}, `${words[0]}. `), `${words[1]} `, element("a", { href: `#${section.id}` }, "To its answer"));
   }
 }
 
