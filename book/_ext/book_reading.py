@@ -21,7 +21,7 @@ HOME = "book/notation"
 PACE = 230  # words a minute, as in book/look.py
 CHAPTER = re.compile(r"notebooks/0*(\d+[a-z]?)_")
 MINUTES = "{{minutes}}"  # what stands for them until the page is whole, with the outputs of its code
-#: Where no hint is put: what has a look or a link of its own.
+#: Where no hint is put: what has a look or a link of its own, or opens (the title of a dropdown).
 CLOSED = (nodes.title, nodes.reference, nodes.literal, nodes.term, nodes.caption, nodes.rubric, nodes.strong)
 
 
@@ -99,7 +99,9 @@ def _open_texts(node: nodes.Node):
     for child in node.children:
         if isinstance(child, nodes.math) or (isinstance(child, nodes.Text) and isinstance(node, nodes.TextElement)):
             yield child
-        elif not isinstance(child, CLOSED) and not getattr(child, "tagname", "").startswith("pending"):
+        elif not isinstance(child, CLOSED) and not getattr(child, "tagname", "").startswith(
+            ("pending", "dropdown_title")
+        ):
             if not isinstance(child, nodes.table | nodes.literal_block | nodes.raw | nodes.math_block):
                 yield from _open_texts(child)
 

@@ -143,10 +143,6 @@ CONSTRUCTORS = {
             ]
         )(),
     ),
-    "Bop": lambda rng: qt.Bop(
-        [torch.nn.Parameter(torch.ones(2))],
-        **rng.choice([lambda: {"lr": bad_number(rng, positive=True, top=1)}, lambda: {"threshold": bad_number(rng)}])(),
-    ),
 }
 
 METHODS = {
