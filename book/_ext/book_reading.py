@@ -137,4 +137,4 @@ def setup(app) -> dict:
     app.connect("doctree-read", _place_for_minutes, priority=100)
     app.connect("html-page-context", _minutes)
     app.connect("doctree-resolved", _hints)
-    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 1}
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 2}
