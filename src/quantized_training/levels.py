@@ -105,7 +105,7 @@ class Levels:
         return self._on("like", like).clone()
 
     def _on(self, name: str, w: Tensor) -> Tensor:
-        return _on(self.values, _real_weights(name, w).dtype, w.device, apart=True)
+        return _on(self.values, _real_weights(name, w).dtype, w.device, apart=not torch.compiler.is_compiling())
 
     def vectors(self, n: int, dtype: torch.dtype | None = None) -> Tensor:
         """All K^n admissible vectors of n weights, the set of (P1), one per row: shape (K^n, n), in lexicographic order.

@@ -143,3 +143,10 @@ def test_float64_vectors_are_not_rounded_to_float32():
 def test_too_many_vectors_say_what_is_allowed(levels, n, words):
     with pytest.raises(ValueError, match=words):
         levels.vectors(n)
+
+
+@pytest.mark.parametrize("levels", [Levels.binary(), Levels.integers(2)])
+def test_rounding_can_be_compiled_whole(levels):
+    w = torch.tensor([-3.0, -0.5, 0.25, 0.5, 7.0])
+    compiled = torch.compile(levels.nearest, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(w), levels.nearest(w))
