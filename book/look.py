@@ -30,11 +30,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "book" / "_ext")]
 
 import browser  # noqa: E402  (tests/browser.py)
+from book_reading import PACE  # noqa: E402
 from build import pages  # noqa: E402
 
 FIRST = re.compile(r'class="plotly-figure" id="([^"]+)"')
 AIM = 2000  # milliseconds
-PACE = 230  # words a minute
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +80,18 @@ INTEGERS = Levels.integers(2)
 
 # name -> a fresh method with ternary levels (k-bit: its own) and the table's settings for tests
 METHODS = {name: partial(row.tested, TERNARY) for name, row in methods.METHODS.items() if row.tested}
+
+
+@contextlib.contextmanager
+def killed_before_the_checkpoint_goes(monkeypatch):
+    """What runs inside is killed when it has stored its rows, and is about to remove the checkpoint."""
+    real = Path.unlink
+
+    def killed(path, **options):
+        if path.suffix == ".pt":
+            raise KeyboardInterrupt
+        real(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        yield

@@ -18,7 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 
 FILE = Path(__file__).resolve().parents[1] / "terms.yml"
 HOME = "book/notation"
-PACE = 230  # words a minute, as in book/look.py
+PACE = 230  # words a minute, in book/look.py, too
 CHAPTER = re.compile(r"notebooks/0*(\d+[a-z]?)_")
 MINUTES = "{{minutes}}"  # what stands for them until the page is whole, with the outputs of its code
 #: Where no hint is put: what has a look or a link of its own, or opens (the title of a dropdown).

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from helpers import killed_before_the_checkpoint_goes
 from quantized_training.files import write_whole
 from study import claims, experiments, results, runner
 from study.experiments import __main__ as command
@@ -335,17 +336,9 @@ def test_killed_at_any_moment_a_growing_table_loses_nothing_that_was_done(tmp_pa
 def test_killed_between_the_table_and_the_checkpoint(tmp_path, monkeypatch):
     """The checkpoint that is left goes with the next call, which runs nothing."""
     unit = {"unit 0": functools.partial(slow, 0, f"{tmp_path}/log")}
-    toy, real = {"toy": Experiment("toy", "x", unit, version="1")}, Path.unlink
-
-    def killed(path, **options):
-        if path.suffix == ".pt":
-            raise KeyboardInterrupt
-        real(path, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", killed)
-        with pytest.raises(KeyboardInterrupt):
-            runner.make(toy, folder=tmp_path, kept=tmp_path / "kept")
+    toy = {"toy": Experiment("toy", "x", unit, version="1")}
+    with killed_before_the_checkpoint_goes(monkeypatch):
+        runner.make(toy, folder=tmp_path, kept=tmp_path / "kept")
     assert len(list(tmp_path.rglob("*.pt"))) == 1
     before = (tmp_path / "toy.csv").read_bytes(), (tmp_path / "log").read_bytes()
     runner.make(toy, folder=tmp_path, kept=tmp_path / "kept")

@@ -1,11 +1,11 @@
 """Bop (Helwegen et al., 2019), the rival among BAMSProd's that has no latent weights."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from quantized_training.adaptive import BAMSProd
 from quantized_training.arguments import number
 
 
@@ -47,18 +47,11 @@ class Bop(torch.optim.Optimizer):
         if any((p == 0).any() for p in group["params"]):
             raise ValueError("a weight is 0 and has no sign to flip; start from weights on the levels, e.g. -1 and 1")
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                if p.grad.is_sparse:
-                    raise RuntimeError("Bop does not support sparse gradients")
-                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p)).lerp_(p.grad, group["lr"])
-                p.copy_(torch.where(p.sign() * m > group["threshold"], -p, p))
-        return loss
+    step = BAMSProd.step  # refuses sparse gradients, and calls this for those of a group that have one:
+
+    def _step(self, params: list[Tensor], group: dict) -> None:
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["exp_avg"] = torch.zeros_like(p)
+            m = self.state[p]["exp_avg"].lerp_(p.grad, group["lr"])
+            p.copy_(torch.where(p.sign() * m > group["threshold"], -p, p))

@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import killed_before_the_checkpoint_goes
 from quantized_training import Levels, layers
 from study import __main__ as command
 from study import results
@@ -249,18 +250,8 @@ def test_killed_at_random_and_started_again(tmp_path):
 
 def test_killed_between_the_table_and_the_checkpoint(tmp_path, monkeypatch, still):
     """The checkpoint that is left goes with the next sweep, which runs nothing."""
-
-    real = Path.unlink
-
-    def killed(path, **options):
-        if path.suffix == ".pt":
-            raise KeyboardInterrupt
-        real(path, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, FEW[:1])
+    with killed_before_the_checkpoint_goes(monkeypatch):
+        run(tmp_path, FEW[:1])
     assert len(list(tmp_path.rglob("*.pt"))) == 1
     before = numbers(tmp_path)
     still()
