@@ -325,7 +325,7 @@ def test_units_are_the_whole_grid_with_the_same_budget_for_every_optimiser():
         runs = {(profile, name, o, part, k) for name in TASKS for o in large.NAMES for k in numbers}
         assert len(runs) == 4 * 8 * len(numbers)
         if experiment is large.SMALL:
-            runs |= {(profile, name, large.FLOAT32, part, large.SEEDS[0]) for name in TASKS if name != "LSTM"}
+            runs |= {(profile, name, large.FLOAT32, part, large.SEEDS[0]) for name in ("ResNet-34", "detector")}
         assert {u.args for u in experiment.units.values()} == runs and len(experiment.units) == len(runs)
         assert pickle.loads(pickle.dumps(experiment)).units.keys() == experiment.units.keys()
         assert experiments.experiments()[experiment.name] == experiment
@@ -385,7 +385,7 @@ def test_full_precision_in_float32_has_the_setting_of_bfloat16(tmp_path, monkeyp
 def test_the_small_profile_says_its_precision(monkeypatch):
     monkeypatch.setattr(large, "multiplies_bfloat16", lambda: True)
     found = {name: task.precision for name, task in large.PROFILES["small"].items()}
-    assert found == {n: "float32" if n == "LSTM" else "bfloat16" for n in TASKS}
+    assert found == {n: "bfloat16" if n in ("ResNet-34", "detector") else "float32" for n in TASKS}
     monkeypatch.setattr(large, "multiplies_bfloat16", lambda: False)
     assert {task.precision for task in large.PROFILES["small"].values()} == {"float32"}
 
