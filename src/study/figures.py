@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+from markupsafe import Markup, escape
 from plotly.subplots import make_subplots
 
 from .methods import LINES
@@ -562,10 +563,16 @@ def vector(values: Iterable[float], spec: str = "g") -> str:
     return "(" + ", ".join(format(value + 0.0, spec) for value in values) + ")"
 
 
+def link(words: str, page: str, label: str = "") -> Markup:
+    """Words that lead to a place of the book from a cell of `table`, which may stand beside others (+). page: its name without
+    an ending; label: of the section, as it is in the page's address."""
+    return Markup('<a href="{}">{}</a>').format(f"{page}.html#{label}".rstrip("#"), words)
+
+
 def table(
     header: Sequence[str], rows: Iterable[Sequence], caption: str, formats: Sequence[str] = (), folded: bool = False
 ) -> HTML:
-    """A plain accessible table; cells are escaped.
+    """A plain accessible table; cells are escaped but for what is markup already (`link`).
 
     formats: a format specification for each column, such as ".3f", for what is not a string already. folded: only the caption
     is seen until a reader opens it.
@@ -575,27 +582,28 @@ def table(
     if formats:
         rows = [[v if isinstance(v, str) else format(v, f) for v, f in zip(r, formats, strict=True)] for r in rows]
 
-    def cell(value) -> str:
-        return html.escape(str(value))
+    def seen_words(value) -> str:
+        return value.striptags() if isinstance(value, Markup) else str(value)
 
     def words(value) -> bool:  # they may wrap and stand at the left, numbers do neither
-        return not re.match(r"\W*(\d|$)", str(value))
+        return not re.match(r"\W*(\d|$)", seen_words(value))
 
     def data_cell(value) -> str:
-        kind = "words long" if len(str(value)) > 60 else "words"
-        return f'<td class="{kind}">{cell(value)}</td>' if words(value) else f"<td>{cell(value)}</td>"
+        kind = "words long" if len(seen_words(value)) > 60 else "words"
+        return f'<td class="{kind}">{escape(value)}</td>' if words(value) else f"<td>{escape(value)}</td>"
 
     rows = list(rows)
     wordy = [2 * sum(map(words, column)) > len(rows) for column in zip(*rows, strict=True)] or [False] * len(header)
     head = "".join(
-        f'<th scope="col"{" class=words" if wide else ""}>{cell(h)}</th>' for h, wide in zip(header, wordy, strict=True)
+        f'<th scope="col"{" class=words" if wide else ""}>{escape(h)}</th>'
+        for h, wide in zip(header, wordy, strict=True)
     )
     body = "".join(
-        f'<tr><th scope="row">{cell(row[0])}</th>' + "".join(map(data_cell, row[1:])) + "</tr>" for row in rows
+        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(map(data_cell, row[1:])) + "</tr>" for row in rows
     )
-    seen = "" if folded else f"<caption>{cell(caption)}</caption>"
+    seen = "" if folded else f"<caption>{escape(caption)}</caption>"
     whole = (
         f'<div class="table-wrap" tabindex="0" role="region" aria-label="{html.escape(caption, quote=True)}">'
         f'<table class="data">{seen}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
-    return HTML(f"<details><summary>{cell(caption)}</summary>{whole}</details>" if folded else whole)
+    return HTML(f"<details><summary>{escape(caption)}</summary>{whole}</details>" if folded else whole)

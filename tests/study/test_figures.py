@@ -74,6 +74,13 @@ def test_tables_escape_their_cells():
     assert len(re.findall("<tr>", markup)) == 2
 
 
+def test_a_cell_of_a_table_may_lead_somewhere():
+    markup = fg.table(["a", "b"], [["x", fg.link("1 < 2", "09_task_3_vision", "vi-grid") + " & more"]], "c").data
+    cell = '<td><a href="09_task_3_vision.html#vi-grid">1 &lt; 2</a> &amp; more</td>'
+    assert cell in markup, "it is a number as far as the look is concerned"
+    assert fg.link("x", "y") == '<a href="y.html">x</a>'
+
+
 def test_boxes_and_lines_break_between_their_pieces():
     boxes = fg.rectangles([(0, 1, 2, 3), (4, 5, 6, 7)], "#2f7fd1", "box")
     assert list(boxes.x) == [0, 1, 1, 0, 0, None, 4, 5, 5, 4, 4, None]

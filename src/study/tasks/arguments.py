@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import operator
 from collections.abc import Callable, Iterable
 
@@ -16,16 +15,6 @@ def integer(name: str, value: object, least: int) -> int:
     except TypeError:
         pass
     raise ValueError(f"{name}={value!r}: allowed are integers from {least}")
-
-
-def positive(name: str, value: object) -> float:
-    """A positive finite number as it is. Raises ValueError for anything else."""
-    try:
-        if not isinstance(value, bool | str) and 0 < float(value) < math.inf:
-            return value
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"{name}={value!r}: allowed are positive finite numbers")
 
 
 def seeds(given: int | Iterable[int]) -> list[int]:

@@ -103,3 +103,9 @@ def undecided(scores: Scores, methods: Sequence[str]) -> list[str]:
     """Of the methods, best first: the best and all whose difference to it the seeds do not tell from 0 (95 %)."""
     best, *others = methods
     return [best, *(m for m in others if not difference(scores, best, m)[1] > 0)]
+
+
+def paired_seeds(scores: Scores) -> Scores:
+    """The scores of the seeds that every method has: of a table that still grows, its finished rounds."""
+    common = set.intersection(*(set(x) for x in scores.values()))
+    return {method: {seed: x[seed] for seed in sorted(common)} for method, x in scores.items()}

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from quantized_training import layers
+from quantized_training.arguments import number
 from quantized_training.levels import Levels
 from quantized_training.methods import Method, ProxQuant, straight_through_mask
 from quantized_training.methods.prox_quant import prox_l1
 from quantized_training.optimizer import QuantizedOptimizer
 
-from ..tasks.arguments import integer, positive
+from ..tasks.arguments import integer
 
 
 class FrozenProxQuant(ProxQuant):
@@ -30,7 +31,11 @@ class FrozenProxQuant(ProxQuant):
 
     def __init__(self, levels: Levels, slope: float, freeze: int) -> None:
         super().__init__(levels)
-        self.slope, self.freeze, self.elementwise = positive("slope", slope), integer("freeze", freeze, 1), False
+        self.slope, self.freeze, self.elementwise = (
+            number("slope", slope, 0, strict=True),
+            integer("freeze", freeze, 1),
+            False,
+        )
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         if self.t < self.freeze:
@@ -57,8 +62,11 @@ class BayesBiNN(Method):
         super().__init__(levels)
         if levels.values != (-1.0, 1.0):
             raise ValueError(f"BayesBiNN has the levels -1 and 1 alone, got {levels.values}")
-        self.images, self.rate = integer("images", images, 1), positive("rate", rate)
-        self.temperature, self.start = positive("temperature", temperature), positive("start", start)
+        self.images, self.rate = integer("images", images, 1), number("rate", rate, 0, strict=True)
+        self.temperature, self.start = (
+            number("temperature", temperature, 0, strict=True),
+            number("start", start, 0, strict=True),
+        )
         self._generator = torch.Generator().manual_seed(integer("seed", seed, 0))
 
     def optimizer(self, base: torch.optim.Optimizer, rule: Method) -> QuantizedOptimizer:

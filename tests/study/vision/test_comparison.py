@@ -70,3 +70,8 @@ def test_a_search_by_method_and_setting_the_best_first():
     assert comparison.best_setting(found["A"]) == ("lr 1", pytest.approx(0.3)), "what diverged is not chosen"
     full = [row("Full precision", 0, 0.7, FULL) | {"setting": "lr 1"}]
     assert comparison.searched(full, FULL) == {"Full precision": {"lr 1": {0: 0.7}}}
+
+
+def test_a_table_that_grows_is_judged_by_the_seeds_that_all_have():
+    scores = {"a": {1: 0.1, 2: 0.2, 3: 0.3}, "b": {3: 0.5, 1: 0.4}}
+    assert comparison.paired_seeds(scores) == {"a": {1: 0.1, 3: 0.3}, "b": {1: 0.4, 3: 0.5}}
