@@ -7,7 +7,7 @@ Gains are differences paired by seed with their 95 % interval (Student's t), pos
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -114,6 +114,23 @@ def lead(task: str, scores: Scores) -> Gain:
     """BAMSProd's gain over the best of the others; NaN where it diverged."""
     others = [name for name in order(task, scores) if name != OURS]
     return gain(task, scores, OURS, others[0]) if others else (math.nan,) * 3
+
+
+def verdict(better: Gain, printed: float = 0.0) -> str:
+    """On the statement that BAMSProd is better, from its gain: it holds for these runs where the interval is above 0; it does
+    not where the interval leaves out the printed gain; else the seeds do not decide."""
+    if better[1] > 0:
+        return "holds under a stated reading"
+    return "does not hold" if better[2] < printed else "cannot be decided"
+
+
+def verdict_on_speed(times: Mapping[str, Gain], printed: float = 1.2) -> str:
+    """The same of `to_a_loss`: that BAMSProd is faster than all others; it does not hold where the interval of one is below
+    the printed ratio. Optimizers that diverged do not count."""
+    known = [(low, high) for mean, low, high in times.values() if math.isfinite(mean)]
+    if known and all(low > 1 for low, _ in known):
+        return "holds under a stated reading"
+    return "does not hold" if any(high < printed for _, high in known) else "cannot be decided"
 
 
 def to_a_loss(rows: Iterable[Row], task: str) -> tuple[float, dict[str, Gain]]:
@@ -263,15 +280,14 @@ def _nothing_learned(task: str, scores: Scores) -> str:
 def edges(rows: Sequence[Row], tasks: Sequence[str]) -> str:
     """Where the best setting of an optimizer lies at an edge of its four."""
     found = {task: at_edge(rows, task) for task in tasks}
-    said = [
-        f"{task}: " + ", ".join(f"{name} ({end} rate)" for name, end in at.items()) for task, at in found.items() if at
-    ]
-    first = (
-        f"The best of the four rates lies at an **edge** for {'; '.join(said)}."
-        if said
-        else "No best rate lies at an edge."
+    said = [f"{task}: " + ", ".join(f"{name} ({end})" for name, end in at.items()) for task, at in found.items() if at]
+    inside = [task for task in tasks if not found[task]]
+    if inside:
+        said.append(f"{joined(inside)}: none")
+    return (
+        f"The best of an optimiser's four rates lies at an **edge**, the highest or the lowest, on {'; '.join(said)}. "
+        "Of AdaBound, AMSBound and Bop, with two constants, every one of the four lies at one. Nothing was run beyond."
     )
-    return f"{first} Of AdaBound, AMSBound and Bop, with two constants, every one of the four lies at one. Nothing was run beyond."
 
 
 def precisions(task: str, scores: Scores) -> str:

@@ -86,6 +86,20 @@ def test_pairing_by_seed_is_used():
     assert rk.conclusion("ResNet-34", scores).startswith("**BAMSProd leads**")
 
 
+def test_verdicts_follow_the_intervals():
+    holds, fails, open_ = "holds under a stated reading", "does not hold", "cannot be decided"
+    assert [rk.verdict(g) for g in ((0.2, 0.1, 0.3), (-2, -3, -1), (0.2, -0.1, 0.5), (math.nan,) * 3)] == [
+        holds, fails, open_, open_,
+    ]  # fmt: skip
+    assert [rk.verdict((1.0, low, high), 3.3) for low, high in ((0.1, 1.9), (-0.5, 2.5), (-2.0, 4.0))] == [
+        holds, fails, open_,
+    ]  # fmt: skip
+    fast, slow, wide, gone = (1.3, 1.1, 1.5), (1.0, 0.9, 1.1), (1.2, 0.8, 1.8), (math.nan,) * 3
+    assert rk.verdict_on_speed({"a": fast, "b": gone}) == holds
+    assert rk.verdict_on_speed({"a": fast, "b": slow, "c": wide}) == fails
+    assert rk.verdict_on_speed({"a": fast, "b": wide}) == rk.verdict_on_speed({"a": gone}) == open_
+
+
 def test_a_gain_is_the_t_interval():
     x, y = np.array([50.0, 51.0, 49.0]), np.array([49.0, 50.5, 46.0])
     scores = {"BAMSProd": dict(enumerate(x)), "Bop": dict(enumerate(y))}
@@ -156,12 +170,14 @@ def tuning(task: str, scores: dict[str, list[float]]) -> list[dict]:
 
 def test_edges_of_the_search():
     inside = tuning("ResNet-34", {})
-    assert rk.at_edge(inside, "ResNet-34") == {} and rk.edges(inside, ["ResNet-34"]).startswith("No best rate lies")
+    assert rk.at_edge(inside, "ResNet-34") == {} and "on ResNet-34: none." in rk.edges(inside, ["ResNet-34"])
     ends = {"Adam": [0.1, 0.2, 0.3, 0.4], "SGD(M)": [0.4, math.nan, math.nan, math.nan], "Bop": [0.1, 0.2, 0.3, 0.4]}
-    rows = tuning("ResNet-34", ends) + tuning("LSTM", {"BAMSProd": [9.0, 8.0, 7.0, 6.0]})
+    rows = tuning("ResNet-34", ends) + tuning(
+        "LSTM", dict.fromkeys(large.NAMES, [9.0, 7.0, 8.0, 9.0]) | {"BAMSProd": [9.0, 8.0, 7.0, 6.0]}
+    )
     assert rk.at_edge(rows, "ResNet-34") == {"Adam": "highest", "SGD(M)": "lowest"}
     words = rk.edges(rows, ["ResNet-34", "LSTM"])
-    assert "ResNet-34: SGD(M) (lowest rate), Adam (highest rate)" in words and "BAMSProd (highest rate)" in words
+    assert "on ResNet-34: SGD(M) (lowest), Adam (highest); LSTM: BAMSProd (highest)" in words and "none" not in words
 
 
 def test_the_rows_of_the_claims_get_their_words():
