@@ -7,11 +7,13 @@ Gains are differences paired by seed with their 95 % interval (Student's t), pos
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from .. import results
 from ..results import Row
 from ..runner import Experiment
 from ..statistics import paired, summarise
@@ -68,6 +70,12 @@ def to_do(experiment: Experiment, rows: Iterable[Row]) -> str:
     if there == all_of:
         return ""
     return f"{there} of {all_of} runs are stored so far; {command} goes on." if there else f"{command} makes it."
+
+
+def inexact(name: str) -> str:
+    """A sentence on images that a stored table was made with and that are not exact; "" where it says nothing of the kind."""
+    found = re.search(r"[\d,]+ of the [\d,]+ images are not exact", results.provenance(name)["about"])
+    return f"In the copy of CIFAR-10 that was used {found[0]}." if found else ""
 
 
 def finals(rows: Iterable[Row], task: str) -> Scores:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import real_data
+from study import results
 from study.experiments import _ranking as rk
 from study.experiments import adaptive_large as large
 from study.experiments import adaptive_vae_mnist as mnist
@@ -191,6 +192,15 @@ def test_the_rows_of_the_claims_get_their_words():
 def test_bfloat16_beside_float32():
     scores = {large.FULL: {1: 50.5, 2: 52.0, 3: 51.0}, large.FLOAT32: {1: 50.0}}
     assert rk.precisions("ResNet-34", scores) == "ResNet-34 +0.5 points (the three seeds range over 1.5)"
+
+
+def test_images_that_are_not_exact_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "DATA", tmp_path)
+    note = "Nets. cifar-10: all files differ from the published ones; 91 of the 60,000 images are not exact (73 training) (3 of 8 units)"
+    for name, about in (("a", note), ("b", "Nets. (3 of 8 units)")):
+        results.write(name, [{"x": 1}], about, "x", "x", tmp_path / "results")
+    assert rk.inexact("a") == "In the copy of CIFAR-10 that was used 91 of the 60,000 images are not exact."
+    assert rk.inexact("b") == ""
 
 
 # The autoencoder
