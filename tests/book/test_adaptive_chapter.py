@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from numbered import BAMSPROD_METHODS, ROWS
 from study import results
 from study.experiments import _adaptive
+from study.experiments import _ranking as rk
+from study.experiments import adaptive_large as large
 from study.tasks import binary
 from study.tasks.binary_optimizers import OPTIMIZERS
+from study.vision import comparison
 
 TASKS = {"digits": "adaptive_digits", "Fashion-MNIST": "adaptive_fashion"}
 LEVELS = {"digits": ("0.5", "0.2", "0.1", "0.05", "0.02"), "Fashion-MNIST": ("0.7", "0.6", "0.5", "0.4", "0.3")}
@@ -60,6 +64,15 @@ def test_accuracies_lie_close_together(task):
         assert low < 0 < high and -1.25 < low and high < 2
     sgd = points(task, "SGD(M), batch 64").mean()
     assert all(abs(sgd - m) < 0.5 + 1e-9 for m, name in zip(means, OPTIMIZERS, strict=True) if name != "Bop")
+
+
+@pytest.mark.parametrize("task, words", [("digits", "6.9 [6.3, 7.7]"), ("Fashion-MNIST", "1.49 [1.45, 1.52]")])
+def test_the_binary_network_ends_at_a_higher_training_loss(task, words):
+    binary, full = (values(TASKS[task], u, LOWEST, "final loss") for u in ("Adam, batch 64", "Adam, full precision"))
+    logs = np.log(binary / full)
+    digits = 1 if task == "digits" else 2
+    mean, low, high = (f"{np.exp(x):.{digits}f}" for x in (logs.mean(), *interval(logs)))
+    assert f"{mean} [{low}, {high}]" == words and words in ROWS["bp-fig-1"]["right"]
 
 
 def test_one_run_of_five_differs_from_the_mean_by_more_than_the_optimisers_do():
@@ -275,3 +288,51 @@ def test_the_average_beats_bop_and_is_not_like_full_precision():
     for level, least in (("0.2", 1.5), ("0.05", 3.9)):
         mine, theirs = (values(WIDE, unit, LOWEST, f"updates to {level}") for unit in (average, full))
         assert least < np.exp(np.mean(np.log(mine / theirs))) < least + 0.4
+
+
+# The narrow networks: what the rows of the claims say, as soon as all runs of a network are stored
+
+NARROW = comparison.rows("adaptive_small")
+FINISHED = rk.finished(large.SMALL, NARROW)
+OF_METHOD = dict(zip(BAMSPROD_METHODS, OPTIMIZERS, strict=True))
+
+
+def narrow(task):
+    if task not in FINISHED:
+        pytest.skip(f"{task}: {rk.to_do(large.SMALL, NARROW)}")
+    return rk.finals(NARROW, task)
+
+
+@pytest.mark.parametrize("method", BAMSPROD_METHODS)
+@pytest.mark.parametrize("table, task, needs", [(1, "MobileNetV2", "ImageNet"), (2, "detector", "VOC")])
+def test_rows_of_the_printed_tables_say_what_the_narrow_networks_suggest(table, task, needs, method):
+    scores, claim = narrow(task), ROWS[f"bp-t{table}-{method}"]
+    assert claim["verdict"] == "cannot be decided" and claim["right"].startswith(f"Needs {needs}")
+    assert rk.against(task, scores, OF_METHOD[method]) in claim["right"] and "not run" not in claim["right"].lower()
+
+
+@pytest.mark.parametrize("name, task", [("bp-fig-3", "ResNet-34"), ("bp-fig-4", "LSTM"), ("bp-less", "ResNet-34")])
+def test_rows_on_narrow_networks_say_who_is_better(name, task):
+    """Figure 3 compares with Bop, 3.3 points; the others with all."""
+    scores, claim = narrow(task), ROWS[name]
+    wanted = rk.verdict(rk.lead(task, scores))
+    if name == "bp-fig-3":
+        wanted = rk.verdict(rk.gain(task, scores, rk.OURS, "Bop"), 91.6 - 88.3)
+    assert claim["verdict"] == wanted and "not run" not in claim["right"].lower()
+    assert rk.against(task, scores, "Bop" if name == "bp-fig-3" else rk.OURS) in claim["right"]
+
+
+def test_the_row_on_speed_says_how_many_epochs_a_narrow_resnet_needs():
+    narrow("ResNet-34")
+    _, found = rk.to_a_loss(NARROW, "ResNet-34")
+    claim = ROWS["bp-12"]
+    assert claim["verdict"] == rk.verdict_on_speed(found)
+    assert rk.speed(NARROW, "ResNet-34") in claim["right"] and "not run" not in claim["right"].lower()
+
+
+def test_the_row_on_bop_says_what_the_narrow_networks_do():
+    said = [
+        f"{task} {rk.interval(task, rk.gain(task, narrow(task), rk.OURS, 'Bop'), '+')}"
+        for task in large.PROFILES["small"]
+    ]
+    assert all(words in ROWS["bp-37"]["right"] for words in said)

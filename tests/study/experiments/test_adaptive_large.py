@@ -416,6 +416,38 @@ def test_rows_of_a_unit_say_what_was_run(tmp_path, monkeypatch):
     results.write("x", [*tuned, *tested], "x", "x", "x", tmp_path / "results")
 
 
+def test_one_network_with_all_optimisers_takes_eight_minutes_of_a_gpu_by_the_estimate():
+    for name, task in large.PROFILES["gpu"].items():
+        runs = [u for u in large.EXPERIMENT.units.values() if u.args[1] == name]
+        assert len(runs) == 8 and 6 < len(runs) * task.epochs * large.GPU_SECONDS[name] / 60 < 7.5
+
+
+def test_a_network_that_knows_how_often_words_are_has_the_blind_perplexity():
+    with real_data():
+        train, _, test, _ = large.treebank()
+    counts = Counter(train[0].flatten().tolist())
+    total = sum(counts.values())
+    logs = [math.log(counts[w] / total) for w in test[0][:, 1:].flatten().tolist()]
+    assert math.exp(-sum(logs) / len(logs)) == pytest.approx(large.Words.blind, abs=0.05)
+
+
+def test_the_same_boxes_in_every_image_have_the_blind_precision():
+    with real_data():
+        train, _, test, _ = large.blood((160, 120))
+    out = torch.zeros(1, 8, 8, 10)
+    out[:, 4] = -3.0
+    out.requires_grad_()
+    optimizer = torch.optim.Adam([out], 0.03)
+    for epoch in range(30):
+        order = torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(epoch))
+        for i in order.split(8):
+            optimizer.zero_grad()
+            detection.loss(out.expand(len(i), -1, -1, -1), train[1][i], train[2][i]).backward()
+            optimizer.step()
+    found = detection.mean_average_precision(out.detach().expand(len(test[1]), -1, -1, -1), *test[1:])
+    assert found == pytest.approx(large.Boxes.blind, abs=0.005)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_the_tiny_profile_on_real_data(name):
     with real_data():
