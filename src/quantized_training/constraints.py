@@ -99,7 +99,7 @@ class Constraint:
         push = torch.addcdiv(back, depth, u, value=0.5)
         if self.degree == 2:
             depth += back.abs_()
-            push *= (s / 2) / depth.add_(s) + 0.5
+            push.addcdiv_(push, depth.add_(s), value=s).mul_(0.5)
         return push.nan_to_num_(0.0, math.inf, -math.inf) if min(squares) < 0 else push  # 0 / 0 where intervals touch
 
     def largest_epsilon(self, levels: Levels) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -28,6 +28,12 @@ def _even(values: tuple[float, ...], dtype: torch.dtype) -> bool:
     """Whether q_1 + gap * k is each level exactly."""
     q = torch.tensor(values, dtype=dtype)
     return bool((torch.arange(len(q), dtype=dtype) * (values[1] - values[0]) + values[0] == q).all())
+
+
+@lru_cache(maxsize=256)
+def _outside(hull: tuple[float, float], dtype: torch.dtype) -> list[float]:
+    """The two numbers next to the hull."""
+    return torch.tensor(hull, dtype=dtype).nextafter(torch.tensor((-math.inf, math.inf), dtype=dtype)).tolist()
 
 
 def _numbers_suffice(w: Tensor, values: tuple[float, ...]) -> bool:
@@ -85,12 +91,12 @@ class Levels:
         factor = number("factor", factor, 0, strict=True)
         return Levels(tuple(factor * q for q in self.values))
 
-    @property
+    @cached_property
     def gaps(self) -> tuple[float, ...]:
         """The K - 1 distances between neighbouring levels."""
         return tuple(b - a for a, b in zip(self.values, self.values[1:], strict=False))
 
-    @property
+    @cached_property
     def midpoints(self) -> tuple[float, ...]:
         """Midpoints between neighbouring levels, K - 1 of them: where rounding switches."""
         return tuple((a + b) / 2 for a, b in zip(self.values, self.values[1:], strict=False))
@@ -129,7 +135,7 @@ class Levels:
             one = torch.empty_like(w) if others else w
             for m in others:
                 rounded += torch.ge(w, m, out=one)
-            rounded.mul_(self.gaps[0]).add_(self.values[0])
+            torch.add(values[0], rounded, alpha=self.gaps[0], out=rounded)
         elif len(values) == 2:
             rounded = torch.where(w >= self.midpoints[0], values[1], values[0])
         else:

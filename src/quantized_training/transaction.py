@@ -1,6 +1,7 @@
 """One step of `QuantizedOptimizer`: computed beside the weights, then committed, so that nothing is ever left half done.
-The base steps from a copy of the latent weights that the parameters hold meanwhile; plain SGD's step is taken here, piece by
-piece. The commit is a list of copies, which may be gone through again where it was interrupted.
+The base steps from a copy of the latent weights that the parameters hold meanwhile. Plain SGD's step is taken here, piece by
+piece: in small neighbours on a copy, too, in a larger tensor on the latent weights themselves, whose old values are kept. The
+commit is a list of copies, which may be gone through again where it was interrupted.
 """
 
 import copy
@@ -60,7 +61,9 @@ class _Part:
         self.data = [p.data if self.swaps else p.detach().clone() for p in params]
         self.apart = "latent" in states[0]
         self.latents = [s["latent"] for s in states] if self.apart else self.data
+        self.in_place = fused and len(params) == 1
         self.new: Tensor  # latent weights after the step
+        self.old: Tensor  # and before
         self.point: Tensor | None = None  # their forward point, where it cannot be found a second time
 
     def flat(self, tensors: list[Tensor]) -> Tensor:
@@ -93,6 +96,7 @@ class _Transaction:
         passes = [b.group for b in self.parts if b.quantize and _passes_decay(self.method, b.group)]
         self.decays = [(group, group["weight_decay"]) for group in passes]
         self.before = self.method.state_dict()
+        self.undo: list[tuple[Tensor, Tensor]] = []  # pieces that were stepped in place, and their old values
         self.decided = False
         # How many changes are made, the one that is being made, and the method as it was before that was found.
         self.log: tuple = (0, None, None)
@@ -153,15 +157,20 @@ class _Transaction:
 
     def _prepare(self, b: _Part, gradients: list[Tensor], weights: list[Tensor]) -> None:
         """Give the base what it steps from and what it takes for the gradient; where a part is fused, take its step."""
-        w, g = b.flat(b.latents), b.flat(b.grads)
+        b.old, g = b.flat(b.latents), b.flat(b.grads)
         decay, through = b.group.get("weight_decay", 0), b.quantize and _passes_decay(self.method, b.group)
-        turns = b.quantize and (self.turns or through or g.dtype != w.dtype)
-        b.new = self._memory(b, "new", w)
-        out = b.new if b.fused else self._memory(b, "direction", w) if turns else g
+        turns = b.quantize and (self.turns or through or g.dtype != b.old.dtype)
+        b.new = self._memory(b, "new", b.old)
+        if b.in_place:
+            b.old, b.new = b.new, b.old
+        out = b.new if b.fused else self._memory(b, "direction", b.old) if turns else g
         if not b.fused:
             gradients.append(g.sum())
-            b.new.copy_(w)
-        for x, y, o in self.method.pieces(g, w, out) if b.fused or turns else ():
+            b.new.copy_(b.old)
+        for x, y, o in self.method.pieces(g, b.old, out) if b.fused or turns else ():
+            if b.in_place:
+                y.copy_(o)
+                self.undo.append((o, y))
             x = x.to(y.dtype)
             if b.fused:
                 gradients.append(x.sum())
@@ -202,6 +211,8 @@ class _Transaction:
             group["weight_decay"] = value
 
     def _undo(self) -> None:
+        for new, old in reversed(self.undo):
+            new.copy_(old)
         self._restore()
         self.method.load_state_dict(self.before)
         self._note()
@@ -210,10 +221,11 @@ class _Transaction:
         """What the commit copies where: multipliers, latent weights, forward points."""
         for b in self.parts:
             if b.quantize:
-                for target, value in self.method.late_changes(b.latents[0], b.levels, b.state):
+                for target, value in self.method.late_changes(b.old, b.levels, b.state):
                     yield [target], lambda value=value: [value]
         for b in self.parts:
-            yield b.latents if b.apart else b.params, lambda b=b: b.split(b.new)
+            if not b.in_place:
+                yield b.latents if b.apart else b.params, lambda b=b: b.split(b.new)
         for b in self.parts:
             if b.point is not None:
                 yield b.params, lambda b=b: b.split(b.point)
@@ -240,6 +252,8 @@ class _Transaction:
         for b in self.parts:
             if b.quantize and b.state is not (own := self.optimizer.state[b.params[0]]):
                 own.update(b.state)
+            if b.in_place and not b.apart:
+                torch.autograd.graph.increment_version(b.params)
         self._note()
 
     def _note(self) -> None:

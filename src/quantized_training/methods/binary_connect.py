@@ -79,7 +79,7 @@ class BinaryConnect(Method):
         return levels.nearest(w)
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
-        return levels.clip(w)
+        return w.clamp_(*levels.hull)
 
     def state_dict(self) -> dict:
         state = self._generator.get_state()  # as text, which no map_location moves to another device

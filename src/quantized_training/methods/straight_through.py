@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import _integer
-from ..levels import Levels, _numbers_suffice
+from ..levels import Levels, _numbers_suffice, _outside
 from .base import Method
 
 
@@ -33,7 +33,10 @@ class StraightThrough(Method):
         return levels.nearest(w)
 
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
-        return torch.mul(grad, straight_through_mask(w, levels), out=out)
+        if grad.dtype != w.dtype or not _numbers_suffice(w, levels.values):
+            return torch.mul(grad, straight_through_mask(w, levels), out=out)
+        out = torch.empty_like(grad) if out is None else out  # inside is hardtanh's slope, in one pass
+        return torch.ops.aten.hardtanh_backward(grad, w, *_outside(levels.hull, w.dtype), grad_input=out)
 
 
 class KBitStraightThrough(StraightThrough):
@@ -51,7 +54,7 @@ class KBitStraightThrough(StraightThrough):
         self.bits = bits
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
-        return levels.clip(w)
+        return w.clamp_(*levels.hull)
 
     def check(self, levels: Levels, lr: float) -> None:
         gaps = levels.gaps
