@@ -2,13 +2,13 @@
 correction is a setting of it."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .arguments import _instance, number
-from .methods.base import CHUNK, _chunks, _local
+from .methods.base import _chunks, _local
 from .schedules import Falling, Rising, as_schedule
 from .transaction import _whole
 
@@ -137,42 +137,32 @@ class BAMSProd(torch.optim.Optimizer):
         for s, t in zip(states, steps, strict=True):
             s["step"] = t
         beta1, beta2 = group["betas"]
-        for g, m, v, most in _together(x for t in zip(grads, mean, square, largest, strict=True) for x in _cut(*t)):
-            torch._foreach_lerp_(m, g, 1 - beta1)
-            torch._foreach_mul_(v, beta2)
-            torch._foreach_addcmul_(v, g, g, 1 - beta2)
-            torch._foreach_maximum_(most, v)
+        torch._foreach_lerp_(mean, grads, 1 - beta1)
+        torch._foreach_mul_(square, beta2)
+        torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
+        torch._foreach_maximum_(largest, square)
         if measure:
             self._measure(params, largest, states, group)
-        pieces = []
-        for k, (s, *tensors) in enumerate(zip(states, params, mean, largest, strict=True)):
-            roots = []
-            for c in (s["target"] if measure else [group["target"]] * len(s["target"])) if clip else ():
-                low, high = limits[k]
-                roots.append((math.sqrt(c * low), math.sqrt(c * high) if high < math.inf else high))
-            eta = -float(group["lr"]) / (math.sqrt(steps[k]) if group["sqrt_decay"] else 1)
-            pieces += [(eta, roots, *x) for x in ([tensors] if group["ensemble"] else _cut(*tensors))]
-        for etas, bounds, w, m, most in _together(pieces):
-            denominator = torch._foreach_sqrt(most)
-            for x, roots in zip(denominator, bounds, strict=True):
-                for run, (low, high) in zip(_runs(_local(x), group), roots, strict=clip):
-                    run.clamp_(low, high)
-            torch._foreach_add_(denominator, group["eps"])
-            torch._foreach_addcdiv_(w, m, denominator, etas)
-            if group["box"] < math.inf:
-                torch._foreach_clamp_min_(w, -group["box"])
-                torch._foreach_clamp_max_(w, group["box"])
+        denominator = torch._foreach_sqrt(largest)
+        if clip:
+            for x, s, (low, high) in zip(denominator, states, limits, strict=True):
+                runs = _runs(_local(x), group)
+                for run, c in zip(runs, s["target"] if measure else [group["target"]] * len(runs), strict=True):
+                    run.clamp_(math.sqrt(c * low), math.sqrt(c * high) if high < math.inf else high)
+        torch._foreach_add_(denominator, group["eps"])
+        etas = [-float(group["lr"]) / (math.sqrt(t) if group["sqrt_decay"] else 1) for t in steps]
+        torch._foreach_addcdiv_(params, mean, denominator, etas)
+        if group["box"] < math.inf:
+            torch._foreach_clamp_min_(params, -group["box"])
+            torch._foreach_clamp_max_(params, group["box"])
 
     @staticmethod
     def _measure(params: list[Tensor], largest: list[Tensor], states: list[dict], group: dict) -> None:
         """Update rho_t and c_t of every run, from w_t and v^_t, on the host."""
         weights = [x for p in params for x in _runs(p, group)]
         # In one piece, a float32 norm of millions of weights is off by a per cent on a processor.
-        pieces = [[x for (x,) in _cut(w)] for w in weights]
-        norms = [[], []]
-        for (part,) in _together((x,) for parts in pieces for x in parts):
-            for order in (1, 2):
-                norms[order - 1] += torch._foreach_norm(part, order)
+        pieces = [[w] if hasattr(w, "to_local") else [x for (x,) in _chunks(w)] for w in weights]
+        norms = [torch._foreach_norm([x for parts in pieces for x in parts], order) for order in (1, 2)]
         sums = [x.sum() for v in largest for x in _runs(v, group)]
         numbers = iter(torch.cat([_whole(torch.stack(x)) for x in (*norms, sums)]).tolist())
         absolute = [math.fsum(next(numbers) for _ in parts) for parts in pieces]
@@ -184,24 +174,6 @@ class BAMSProd(torch.optim.Optimizer):
             s["error"][run] += ((0.0 if left < 0 else math.sqrt(left)) - s["error"][run]) / s["step"]
             c = v / n * max(s["error"][run], group["least_error"])
             s["target"][run] = before if before >= c else c  # NaN gets through
-
-
-def _cut(*tensors: Tensor) -> Iterable[Sequence[Tensor]]:
-    """`_chunks`, of DTensors the whole."""
-    return [tensors] if any(hasattr(t, "to_local") for t in tensors) else _chunks(*tensors)
-
-
-def _together(pieces: Iterable[tuple]) -> Iterator[Iterable[tuple]]:
-    """Tuples that end with tensors, as tuples of all their first entries and so on: as many as fit in a processor's cache."""
-    found, size = [], 0
-    for piece in pieces:
-        found.append(piece)
-        size += piece[-1].numel()
-        if size >= CHUNK and piece[-1].device.type == "cpu":
-            yield zip(*found, strict=True)
-            found, size = [], 0
-    if found:
-        yield zip(*found, strict=True)
 
 
 def _runs(x: Tensor, group: dict) -> Sequence[Tensor]:

@@ -24,8 +24,6 @@ def _geometry(w: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
     """Per weight (u, h, beyond): w - midpoint of its (the nearest) gap, half of that gap, signed distance past the hull."""
     low, high = levels.hull
     beyond = w - w.clamp(low, high)
-    if len(levels.values) == 2:
-        return w - levels.midpoints[0], torch.full_like(w, levels.gaps[0] / 2), beyond
     gap = (levels.gap(w) - 1).clamp(0, len(levels.gaps) - 1)
     u = w - _on(levels.midpoints, w.dtype, w.device)[gap]
     return u, _on(levels.gaps, w.dtype, w.device)[gap] / 2, beyond

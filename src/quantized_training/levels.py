@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -30,12 +30,6 @@ def _even(values: tuple[float, ...], dtype: torch.dtype) -> bool:
     return bool((torch.arange(len(q), dtype=dtype) * (values[1] - values[0]) + values[0] == q).all())
 
 
-@lru_cache(maxsize=256)
-def _outside(hull: tuple[float, float], dtype: torch.dtype) -> list[float]:
-    """The two numbers next to the hull."""
-    return torch.tensor(hull, dtype=dtype).nextafter(torch.tensor((-math.inf, math.inf), dtype=dtype)).tolist()
-
-
 def _numbers_suffice(w: Tensor, values: tuple[float, ...]) -> bool:
     """Whether levels are best found by arithmetic on their numbers: a processor is slow at choices that it cannot foresee."""
     plain = type(w) in (Tensor, torch.nn.Parameter) and w.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -51,6 +45,9 @@ class Levels:
     """
 
     values: tuple[float, ...]
+    #: The K - 1 distances between neighbouring levels, and the midpoints between them, where rounding switches.
+    gaps: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    midpoints: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.values, str) or not isinstance(self.values, Iterable):
@@ -62,6 +59,8 @@ class Levels:
         if any(a >= b for a, b in zip(values, values[1:], strict=False)):
             what = "repeat a value" if len(set(values)) < len(values) else "are not sorted"
             raise ValueError(f"levels {values} {what}; they must be strictly increasing, e.g. (-1, 1)")
+        for name, f in (("gaps", lambda a, b: b - a), ("midpoints", lambda a, b: (a + b) / 2)):
+            object.__setattr__(self, name, tuple(map(f, values, values[1:])))
 
     @classmethod
     def binary(cls) -> Levels:
@@ -90,16 +89,6 @@ class Levels:
         """The same codebook times a positive factor, e.g. one per layer."""
         factor = number("factor", factor, 0, strict=True)
         return Levels(tuple(factor * q for q in self.values))
-
-    @cached_property
-    def gaps(self) -> tuple[float, ...]:
-        """The K - 1 distances between neighbouring levels."""
-        return tuple(b - a for a, b in zip(self.values, self.values[1:], strict=False))
-
-    @cached_property
-    def midpoints(self) -> tuple[float, ...]:
-        """Midpoints between neighbouring levels, K - 1 of them: where rounding switches."""
-        return tuple((a + b) / 2 for a, b in zip(self.values, self.values[1:], strict=False))
 
     @property
     def hull(self) -> tuple[float, float]:

@@ -56,17 +56,12 @@ class SGDA(Method):
         out = torch.empty_like(grad) if out is None else out
         for (g, x, o), duals in self._pieces((grad, w, out), self._duals(w, levels, state)):
             torch.sub(g, duals[0], out=o).add_(duals[-1])
-            u = self._distances(x, levels)
-            if len(duals) == 3:
+            u = x - _column(levels.midpoints, x)
+            if len(u) == 1:
                 o.addcmul_(duals[1], u[0], value=-2)
             else:
                 o.sub_((u * duals[1:-1]).sum(0), alpha=2)
         return out
-
-    @staticmethod
-    def _distances(x: Tensor, levels: Levels) -> Tensor:
-        """From the midpoints, (K - 1, *x.shape)."""
-        return x[None] if levels.midpoints == (0,) else x - _column(levels.midpoints, x)
 
     @staticmethod
     def _pieces(tensors: tuple[Tensor, ...], duals: Tensor) -> Iterable[tuple[tuple[Tensor, ...], Tensor]]:
@@ -88,7 +83,7 @@ class SGDA(Method):
         (low, high), rate, box, epsilon = levels.hull, self.dual_lr, (0, self.dual_max), self.tolerance(levels)
         rises = tuple(rate * (gap * gap / 4 - epsilon) for gap in levels.gaps)
         for (x,), duals in self._pieces((w,), self._duals(w, levels, state)):
-            u, new = self._distances(x, levels), torch.empty_like(duals)
+            u, new = x - _column(levels.midpoints, x), torch.empty_like(duals)
             torch.sub(duals[0], x, alpha=rate, out=new[0]).sub_(rate * (epsilon - low))
             torch.add(duals[-1], x, alpha=rate, out=new[-1]).sub_(rate * (epsilon + high))
             torch.addcmul(duals[1:-1], u, u, value=-rate, out=new[1:-1])  # f_j = u^2 - (gap/2)^2 + eps

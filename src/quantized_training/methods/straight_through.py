@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import _integer
-from ..levels import Levels, _numbers_suffice, _outside
+from ..levels import Levels, _numbers_suffice
 from .base import Method
 
 
@@ -13,10 +13,8 @@ def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
     >>> straight_through_mask(torch.tensor([-1.5, 0.5, 1.0]), Levels.binary()).tolist()
     [0.0, 1.0, 1.0]
     """
-    low, high = levels.hull
-    if not _numbers_suffice(w, levels.values):
-        return ((w >= low) & (w <= high)).to(w.dtype)
-    return torch.ge(w := w.detach(), low, out=torch.empty_like(w)).mul_(torch.le(w, high, out=torch.empty_like(w)))
+    clipped = levels.clip(w.detach())
+    return torch.eq(clipped, w, out=clipped) if _numbers_suffice(w, levels.values) else (clipped == w).to(w.dtype)
 
 
 class StraightThrough(Method):
@@ -33,10 +31,7 @@ class StraightThrough(Method):
         return levels.nearest(w)
 
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
-        if grad.dtype != w.dtype or not _numbers_suffice(w, levels.values):
-            return torch.mul(grad, straight_through_mask(w, levels), out=out)
-        out = torch.empty_like(grad) if out is None else out  # inside is hardtanh's slope, in one pass
-        return torch.ops.aten.hardtanh_backward(grad, w, *_outside(levels.hull, w.dtype), grad_input=out)
+        return torch.mul(grad, straight_through_mask(w, levels), out=out)
 
 
 class KBitStraightThrough(StraightThrough):
