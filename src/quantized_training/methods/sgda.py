@@ -24,7 +24,7 @@ class SGDA(Method):
     rule from the maps of Tasks I and II (the book's page "Sensitivity"). Both steps use the same (w, lambda), as Algorithm 2
     prints. Multipliers of a parameter of shape s: `state["dual"]`, shape (K + 1, *s), from zero. ValueError for bad values.
     >>> method, w, state = SGDA(Levels.binary(), epsilon=0.5, dual_lr=0.5), torch.tensor([0.25]), {}
-    >>> multiplier = [value.item() for _, value in method.late_changes(w, method.levels, state)][-1]  # of the gap
+    >>> multiplier = next(method.late_changes(w, method.levels, state))[1][1].item()  # of the gap
     >>> multiplier, method.descent(torch.zeros(1), w, method.levels, {"dual": torch.tensor([[0.0], [multiplier], [0.0]])})
     (0.21875, tensor([-0.1094]))
     """
