@@ -399,7 +399,7 @@ def test_the_optimizer_may_be_loaded_before_its_own_model_and_no_other():
     model.load_state_dict(saved_model)
     train(model, optimizer, data)
     assert all(map(torch.equal, model.state_dict().values(), first.state_dict().values()))
-    model.load_state_dict({name: -w for name, w in model.state_dict().items()})
+    model.load_state_dict({name: 1 + w for name, w in model.state_dict().items()})
     with pytest.raises(RuntimeError, match="changed outside"), optimizer.latent():
         pass
 
