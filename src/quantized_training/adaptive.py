@@ -145,14 +145,10 @@ class BAMSProd(torch.optim.Optimizer):
             self._measure(params, largest, states, group)
         denominator = torch._foreach_sqrt(largest)
         if clip:
-            blocks, roots = [], []
             for x, s, (low, high) in zip(denominator, states, limits, strict=True):
                 runs = _runs(_local(x), group)
-                blocks += runs
-                for c in s["target"] if measure else [group["target"]] * len(runs):
-                    roots.append((math.sqrt(c * low), math.sqrt(c * high) if high < math.inf else high))
-            torch._foreach_clamp_min_(blocks, [low for low, _ in roots])
-            torch._foreach_clamp_max_(blocks, [high for _, high in roots])
+                for run, c in zip(runs, s["target"] if measure else [group["target"]] * len(runs), strict=True):
+                    run.clamp_(math.sqrt(c * low), math.sqrt(c * high) if high < math.inf else high)
         torch._foreach_add_(denominator, group["eps"])
         etas = [-float(group["lr"]) / (math.sqrt(t) if group["sqrt_decay"] else 1) for t in steps]
         torch._foreach_addcdiv_(params, mean, denominator, etas)

@@ -24,8 +24,6 @@ def _geometry(w: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
     """Per weight (u, h, beyond): w - midpoint of its (the nearest) gap, half of that gap, signed distance past the hull."""
     low, high = levels.hull
     beyond = w - w.clamp(low, high)
-    if len(levels.values) == 2:
-        return w - levels.midpoints[0], torch.full_like(w, levels.gaps[0] / 2), beyond
     gap = (levels.gap(w) - 1).clamp(0, len(levels.gaps) - 1)
     u = w - _on(levels.midpoints, w.dtype, w.device)[gap]
     return u, _on(levels.gaps, w.dtype, w.device)[gap] / 2, beyond
@@ -99,7 +97,7 @@ class Constraint:
         push = torch.addcdiv(back, depth, u, value=0.5)
         if self.degree == 2:
             depth += back.abs_()
-            push *= (s / 2) / depth.add_(s) + 0.5
+            push.addcdiv_(push, depth.add_(s), value=s).mul_(0.5)
         return push.nan_to_num_(0.0, math.inf, -math.inf) if min(squares) < 0 else push  # 0 / 0 where intervals touch
 
     def largest_epsilon(self, levels: Levels) -> float:

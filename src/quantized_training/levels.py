@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -45,6 +45,9 @@ class Levels:
     """
 
     values: tuple[float, ...]
+    #: The K - 1 distances between neighbouring levels, and the midpoints between them, where rounding switches.
+    gaps: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    midpoints: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.values, str) or not isinstance(self.values, Iterable):
@@ -56,6 +59,8 @@ class Levels:
         if any(a >= b for a, b in zip(values, values[1:], strict=False)):
             what = "repeat a value" if len(set(values)) < len(values) else "are not sorted"
             raise ValueError(f"levels {values} {what}; they must be strictly increasing, e.g. (-1, 1)")
+        for name, f in (("gaps", lambda a, b: b - a), ("midpoints", lambda a, b: (a + b) / 2)):
+            object.__setattr__(self, name, tuple(map(f, values, values[1:])))
 
     @classmethod
     def binary(cls) -> Levels:
@@ -84,16 +89,6 @@ class Levels:
         """The same codebook times a positive factor, e.g. one per layer."""
         factor = number("factor", factor, 0, strict=True)
         return Levels(tuple(factor * q for q in self.values))
-
-    @property
-    def gaps(self) -> tuple[float, ...]:
-        """The K - 1 distances between neighbouring levels."""
-        return tuple(b - a for a, b in zip(self.values, self.values[1:], strict=False))
-
-    @property
-    def midpoints(self) -> tuple[float, ...]:
-        """Midpoints between neighbouring levels, K - 1 of them: where rounding switches."""
-        return tuple((a + b) / 2 for a, b in zip(self.values, self.values[1:], strict=False))
 
     @property
     def hull(self) -> tuple[float, float]:
@@ -129,7 +124,7 @@ class Levels:
             one = torch.empty_like(w) if others else w
             for m in others:
                 rounded += torch.ge(w, m, out=one)
-            rounded.mul_(self.gaps[0]).add_(self.values[0])
+            torch.add(values[0], rounded, alpha=self.gaps[0], out=rounded)
         elif len(values) == 2:
             rounded = torch.where(w >= self.midpoints[0], values[1], values[0])
         else:

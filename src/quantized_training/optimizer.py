@@ -171,12 +171,18 @@ class QuantizedOptimizer(_Checkpoints):
         if self._changed(p):
             raise RuntimeError(
                 f"{self._describe(p)} was changed outside the optimizer; optimizer.adopt() goes on from the parameters as they "
-                "are, load_state_dict from a checkpoint, after the model's own"
+                "are, load_state_dict from a checkpoint, after the model's own (set_model_state_dict, set_optimizer_state_dict)"
             )
         return self.state[p]["latent"]
 
     def _changed(self, p: Tensor) -> bool:
-        return self._apart(p) and self._seen[p][0] != p._version
+        """Whether p was overwritten, and not with the point that it holds: a model may be loaded after its optimizer."""
+        version, levels = self._seen[p]
+        changed = self._apart(p) and version != p._version
+        if changed and self.method.elementwise and "latent" in self.state.get(p, ()):
+            pairs = self.method.pieces(p.detach(), self.state[p]["latent"])
+            return not all(torch.equal(x, self.method.forward_point(w, levels, {}).to(x.dtype)) for x, w in pairs)
+        return changed
 
     def _full(self) -> bool:
         return self._steps > 0 or any(self._changed(p) for p in self._seen)
@@ -241,11 +247,9 @@ class QuantizedOptimizer(_Checkpoints):
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
         if plan is not None and len(set(_tried(plan).values())) > 1:
             what = f"{type(self.method).__name__}: {PATIENCE} steps without a call of optimizer.method.anneal()"
-            users = [
-                f.frame.f_globals.get("__name__", "").split(".")[0] not in ("torch", __package__)
-                for f in inspect.stack()
-            ]
-            warnings.warn(f"{what}: its schedule stands still until then", stacklevel=[*users, True].index(True) + 1)
+            names = [f.frame.f_globals.get("__name__", "").split(".")[0] for f in inspect.stack()]
+            user = next((i for i, name in enumerate(names) if name not in ("torch", __package__)), len(names))
+            warnings.warn(f"{what}: its schedule stands still until then", stacklevel=user + 1)
         return loss
 
     # Views

@@ -1,10 +1,11 @@
 """One step of `QuantizedOptimizer`: computed beside the weights, then committed, so that nothing is ever left half done.
-The base steps from a copy of the latent weights that the parameters hold meanwhile; plain SGD's step is taken here, piece by
-piece. The commit is a list of copies, which may be gone through again where it was interrupted.
+The base steps from a copy of the latent weights that the parameters hold meanwhile. Plain SGD's step is taken here, piece by
+piece, of large tensors in place: what was there is kept. The commit is a list of copies, gone through again if interrupted.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -52,15 +53,14 @@ def _raise_where_not_finite(tensors: Iterator[Tensor], sums: list[Tensor], what:
 class _Part:
     """Parameters of one group that are treated as one tensor: a single one, or small neighbours end to end."""
 
-    def __init__(self, group: dict, params: list[Tensor], states: list[dict], fused: bool) -> None:
-        self.group, self.params, self.fused = group, params, fused  # fused: the step is taken here
-        self.quantize, self.levels, self.state = group["quantize"], group["levels"], states[0]
+    def __init__(self, group: dict, params: Sequence[Tensor], states: list[dict], fused: bool) -> None:
+        self.group, self.params, self.quantize, self.levels = group, params, group["quantize"], group["levels"]
+        self.state, self.fused, self.in_place = states[0], fused, fused and len(params) == 1  # fused: stepped here
         self.grads = [p.grad for p in params]
         self.swaps = type(params[0]) in _PLAIN  # else memory is the subclass's affair
         self.data = [p.data if self.swaps else p.detach().clone() for p in params]
         self.apart = "latent" in states[0]
         self.latents = [s["latent"] for s in states] if self.apart else self.data
-        self.new: Tensor  # latent weights after the step
         self.point: Tensor | None = None  # their forward point, where it cannot be found a second time
 
     def flat(self, tensors: list[Tensor]) -> Tensor:
@@ -93,31 +93,30 @@ class _Transaction:
         passes = [b.group for b in self.parts if b.quantize and _passes_decay(self.method, b.group)]
         self.decays = [(group, group["weight_decay"]) for group in passes]
         self.before = self.method.state_dict()
+        self.undo: list[tuple[Tensor, Tensor]] = []  # pieces that were stepped in place, and their old values
         self.decided = False
         # How many changes are made, the one that is being made, and the method as it was before that was found.
         self.log: tuple = (0, None, None)
 
     def _parts(self) -> list[_Part]:
         """The parameters that have a gradient, in their order."""
-        found, last = [], None
-        for group in self.optimizer.param_groups:
-            fused = self.plain and group["quantize"] and not group["momentum"]
-            for p in group["params"]:
-                if p.grad is not None:
-                    small = p.numel() <= SMALL and type(p) in _PLAIN and p.is_contiguous() and p.grad.is_contiguous()
-                    small = small and (self.method.in_pieces or not group["quantize"])
-                    kind = (id(group), p.dtype, p.device) if small else None
-                    if kind is not None and kind == last:
-                        found[-1][1].append(p)
-                    else:
-                        found.append((group, [p], fused and type(p) in _PLAIN))
-                    last = kind
-        state = self.optimizer.state
-        parts = [_Part(g, ps, [state[p] if g["quantize"] else {} for p in ps], fused) for g, ps, fused in found]
-        for b in parts:
+        parts, state = [], self.optimizer.state
+        pairs = [(g, p) for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        for _, found in groupby(pairs, self._kind):
+            (group, *_), params = zip(*found, strict=True)
+            fused = self.plain and group["quantize"] and not group["momentum"] and type(params[0]) in _PLAIN
+            b = _Part(group, params, [state[p] if group["quantize"] else {} for p in params], fused)
             if b.quantize and not (self.method.in_pieces or self.method.keeps_state):
                 b.state = {k: v if k == "latent" else copy.deepcopy(v) for k, v in b.state.items()}
+            parts.append(b)
         return parts
+
+    def _kind(self, pair: tuple[dict, Tensor]) -> object:
+        """The same for neighbours that are joined."""
+        group, p = pair
+        small = p.numel() <= SMALL and type(p) in _PLAIN and p.is_contiguous() and p.grad.is_contiguous()
+        small = small and (self.method.in_pieces or not group["quantize"])
+        return (id(group), p.dtype, p.device) if small else id(p)
 
     def run(self) -> None:
         try:
@@ -156,12 +155,16 @@ class _Transaction:
         w, g = b.flat(b.latents), b.flat(b.grads)
         decay, through = b.group.get("weight_decay", 0), b.quantize and _passes_decay(self.method, b.group)
         turns = b.quantize and (self.turns or through or g.dtype != w.dtype)
-        b.new = self._memory(b, "new", w)
+        memory = self._memory(b, "memory", w)
+        b.old, b.new = (memory, w) if b.in_place else (w, memory)
         out = b.new if b.fused else self._memory(b, "direction", w) if turns else g
         if not b.fused:
             gradients.append(g.sum())
-            b.new.copy_(w)
-        for x, y, o in self.method.pieces(g, w, out) if b.fused or turns else ():
+            b.new.copy_(b.old)
+        for x, y, o in self.method.pieces(g, b.old, out) if b.fused or turns else ():
+            if b.in_place:
+                y.copy_(o)
+                self.undo.append((o, y))
             x = x.to(y.dtype)
             if b.fused:
                 gradients.append(x.sum())
@@ -202,6 +205,8 @@ class _Transaction:
             group["weight_decay"] = value
 
     def _undo(self) -> None:
+        for new, old in reversed(self.undo):
+            new.copy_(old)
         self._restore()
         self.method.load_state_dict(self.before)
         self._note()
@@ -210,10 +215,11 @@ class _Transaction:
         """What the commit copies where: multipliers, latent weights, forward points."""
         for b in self.parts:
             if b.quantize:
-                for target, value in self.method.late_changes(b.latents[0], b.levels, b.state):
+                for target, value in self.method.late_changes(b.old, b.levels, b.state):
                     yield [target], lambda value=value: [value]
         for b in self.parts:
-            yield b.latents if b.apart else b.params, lambda b=b: b.split(b.new)
+            if not b.in_place:
+                yield b.latents if b.apart else b.params, lambda b=b: b.split(b.new)
         for b in self.parts:
             if b.point is not None:
                 yield b.params, lambda b=b: b.split(b.point)
@@ -240,6 +246,7 @@ class _Transaction:
         for b in self.parts:
             if b.quantize and b.state is not (own := self.optimizer.state[b.params[0]]):
                 own.update(b.state)
+            torch.autograd.graph.increment_version(b.params if b.in_place and not b.apart else [])
         self._note()
 
     def _note(self) -> None:

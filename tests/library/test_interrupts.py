@@ -213,3 +213,19 @@ def test_what_was_drawn_has_the_weights_shape_in_a_checkpoint_and_leaves_with_th
     optimizer.switch(METHODS["Debiased BinaryConnect"]())
     for p in optimizer.param_groups[0]["params"]:
         assert torch.equal(optimizer.state[p]["upper"], p > 0)
+
+
+def test_a_step_in_place_is_seen_by_autograd_and_a_failed_one_is_not():
+    w = torch.nn.Parameter(torch.linspace(-1, 1, 5000))
+    optimizer = QuantizedOptimizer(torch.optim.SGD([w], lr=0.1), METHODS["ASkewSGD"]())
+    before, memory, loss = w.detach().clone(), w.data_ptr(), w.square().sum()
+    w.grad = torch.full_like(w, torch.nan)
+    with pytest.raises(FloatingPointError):
+        optimizer.step()
+    assert torch.equal(w, before) and w.data_ptr() == memory and w.grad.isnan().all()
+    loss.backward(retain_graph=True)
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    assert not torch.equal(w, before) and w.data_ptr() == memory
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

@@ -388,17 +388,20 @@ def test_a_loaded_checkpoint_shares_no_memory_with_the_run():
     assert not torch.equal(dual, saved["state"][0]["method.dual"])
 
 
-def test_loading_the_optimizer_before_the_model_is_noticed():
+def test_the_optimizer_may_be_loaded_before_its_own_model_and_no_other():
     data = batches(4)
-    model, optimizer = resumed("Straight-through", "sgd", 0)
-    train(model, optimizer, data)
-    saved_model, saved = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    first, optimizer = resumed("Straight-through", "sgd", 0)
+    train(first, optimizer, data)
+    saved_model, saved = copy.deepcopy(first.state_dict()), copy.deepcopy(optimizer.state_dict())
+    train(first, optimizer, data)
     model, optimizer = resumed("Straight-through", "sgd", 1)
     optimizer.load_state_dict(saved)
     model.load_state_dict(saved_model)
-    loss_of(model, data[0]).backward()
-    with pytest.raises(RuntimeError, match="changed outside"):
-        optimizer.step()
+    train(model, optimizer, data)
+    assert all(map(torch.equal, model.state_dict().values(), first.state_dict().values()))
+    model.load_state_dict({name: 1 + w for name, w in model.state_dict().items()})
+    with pytest.raises(RuntimeError, match="changed outside"), optimizer.latent():
+        pass
 
 
 def test_a_checkpoint_of_another_shape_is_refused():
@@ -653,7 +656,7 @@ def test_weights_changed_outside_are_noticed_before_anything_happens(name):
         p.grad = torch.ones(5)
     optimizer.step()
     with torch.no_grad():
-        b.mul_(1.0)
+        b.mul_(-1.0)
     before = everything(optimizer)
     with pytest.raises(RuntimeError, match=r"shape \(5,\) was changed outside"):
         optimizer.step()

@@ -34,15 +34,15 @@ def skewed_velocity(
     >>> skewed_velocity(torch.ones(2), w, Levels.binary(), epsilon=0.75, alpha=0.5, constraint=PHI)
     tensor([ 0.1875, -1.0000])
     """
-    push = constraint.push(w, levels, epsilon).mul_(alpha).clamp_(-clip, clip)
-    return -_skewed(grad, push, clip if clip_velocity else math.inf)
+    return -_skewed(grad, constraint.push(w, levels, epsilon), alpha, clip, clip_velocity)
 
 
-def _skewed(grad: Tensor, push: Tensor, limit: float = math.inf, out: Tensor | None = None) -> Tensor:
-    """Minus `skewed_velocity`: min(grad, -p) where the push p > 0, max(grad, -p) where p < 0, grad where it is 0."""
-    least, most = threshold_(-push, 0, -math.inf), threshold_(push, 0, -math.inf).neg_()  # comparisons cost more
-    skewed = torch.clamp(grad, least, most, out=out)
-    return skewed if limit == math.inf else skewed.clamp_(-limit, limit)
+def _skewed(grad: Tensor, push: Tensor, alpha: float, clip: float, whole: bool, out: Tensor | None = None) -> Tensor:
+    """Minus the velocity: grad, at most -p where p = alpha * push > 0, at least -p where p < 0; clipped where `whole`."""
+    push.clamp_(-clip / alpha, clip / alpha)
+    least = threshold_(push * -alpha, 0, -math.inf)  # comparisons cost more
+    skewed = torch.clamp(grad, least, threshold_(push, 0, -math.inf).mul_(-alpha), out=out)
+    return skewed.clamp_(-clip, clip) if whole else skewed
 
 
 class ASkew(Method):
@@ -91,8 +91,8 @@ class ASkew(Method):
         return self.epsilon
 
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
-        push = self.constraint.push(w, levels, self.epsilon).mul_(self.alpha).clamp_(-self.clip, self.clip)
-        return _skewed(grad, push, self.clip if self.clip_velocity else math.inf, out)
+        push = self.constraint.push(w, levels, self.epsilon)
+        return _skewed(grad, push, self.alpha, self.clip, self.clip_velocity, out)
 
     @property
     def plan(self) -> Schedule:

@@ -69,7 +69,7 @@ class Method:
         return grad
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
-        """The latent weights after the base optimizer's step, corrected where the method asks for it."""
+        """The latent weights after the base optimizer's step, corrected where the method asks for it; w may be overwritten."""
         return w
 
     def late_changes(self, w: Tensor, levels: Levels, state: dict) -> Iterator[tuple[Tensor, Tensor]]:

@@ -28,11 +28,9 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
     if len(q) > 2:
         below = (levels.gap(w) - 1).clamp(0, len(q) - 2)
         a, b = q[below], q[below + 1]
-    up = (w - a) / (b - a)
+    up = ((w - a) / (b - a)).detach()
     if len(q) == 2 and _numbers_suffice(w, levels.values):
-        rounded = (
-            torch.lt(uniform.to(w.dtype), up.detach(), out=up.detach()).mul_(levels.gaps[0]).add_(levels.values[0])
-        )
+        rounded = torch.add(a, torch.lt(uniform.to(w.dtype), up, out=up), alpha=levels.gaps[0])
     else:
         rounded = torch.where(uniform < up, b, a)
     rounded = rounded.to(dtype)
@@ -41,8 +39,9 @@ def round_stochastic(w: Tensor, levels: Levels, uniform: Tensor) -> Tensor:
 
 class BinaryConnect(Method):
     """Gradient at a rounding of the weights, applied to the latent weights (2), which are then clipped to the hull.
-    stochastic: round at random (4), as the paper's experiments do; otherwise to the nearest level (1). seed: of the random
-    rounding. uniform: instead of the built-in generator, maps the latent weights to a tensor of draws from [0, 1).
+    stochastic: round at random (4), as the paper's experiments do; False, what the book's chapter "What to use" recommends for
+    networks with batch normalisation: to the nearest level (1). seed: of the random rounding. uniform: instead of the built-in
+    generator, maps the latent weights to a tensor of draws from [0, 1).
     >>> method = BinaryConnect(Levels.ternary(), stochastic=False)
     >>> method.forward_point(torch.tensor([-0.75, 0.25]), method.levels, {}).tolist()
     [-1.0, 0.0]
@@ -79,7 +78,7 @@ class BinaryConnect(Method):
         return levels.nearest(w)
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
-        return levels.clip(w)
+        return w.clamp_(*levels.hull)
 
     def state_dict(self) -> dict:
         state = self._generator.get_state()  # as text, which no map_location moves to another device

@@ -24,7 +24,7 @@ class SGDA(Method):
     rule from the maps of Tasks I and II (the book's page "Sensitivity"). Both steps use the same (w, lambda), as Algorithm 2
     prints. Multipliers of a parameter of shape s: `state["dual"]`, shape (K + 1, *s), from zero. ValueError for bad values.
     >>> method, w, state = SGDA(Levels.binary(), epsilon=0.5, dual_lr=0.5), torch.tensor([0.25]), {}
-    >>> multiplier = [value.item() for _, value in method.late_changes(w, method.levels, state)][-1]  # of the gap
+    >>> multiplier = next(method.late_changes(w, method.levels, state))[1][1].item()  # of the gap
     >>> multiplier, method.descent(torch.zeros(1), w, method.levels, {"dual": torch.tensor([[0.0], [multiplier], [0.0]])})
     (0.21875, tensor([-0.1094]))
     """
@@ -56,14 +56,17 @@ class SGDA(Method):
         out = torch.empty_like(grad) if out is None else out
         for (g, x, o), duals in self._pieces((grad, w, out), self._duals(w, levels, state)):
             torch.sub(g, duals[0], out=o).add_(duals[-1])
-            for dual, u in zip(duals[1:-1], x - _column(levels.midpoints, x), strict=True):
-                o.addcmul_(dual, u, value=-2)
+            u = x - _column(levels.midpoints, x)
+            if len(u) == 1:
+                o.addcmul_(duals[1], u[0], value=-2)
+            else:
+                o.sub_((u * duals[1:-1]).sum(0), alpha=2)
         return out
 
     @staticmethod
     def _pieces(tensors: tuple[Tensor, ...], duals: Tensor) -> Iterable[tuple[tuple[Tensor, ...], Tensor]]:
         """Parts of the weights with all their multipliers, which fit together in a processor's cache."""
-        parts = list(_chunks(*tensors, share=len(duals)))
+        parts = list(_chunks(*tensors, share=len(duals) // 2))
         if len(parts) == 1:
             return [(parts[0], duals)]
         return zip(parts, duals.view(len(duals), -1).split(len(parts[0][0]), 1), strict=True)
@@ -80,11 +83,12 @@ class SGDA(Method):
         (low, high), rate, box, epsilon = levels.hull, self.dual_lr, (0, self.dual_max), self.tolerance(levels)
         rises = tuple(rate * (gap * gap / 4 - epsilon) for gap in levels.gaps)
         for (x,), duals in self._pieces((w,), self._duals(w, levels, state)):
-            below, middle, above = duals[0], duals[1:-1], duals[-1]
-            yield below, below.sub(x, alpha=rate).sub_(rate * (epsilon - low)).clamp_(*box)
-            yield above, above.add(x, alpha=rate).sub_(rate * (epsilon + high)).clamp_(*box)
-            u = x - _column(levels.midpoints, x)  # f_j = u^2 - (gap/2)^2 + eps
-            yield middle, middle.addcmul(u, u, value=-rate).add_(_column(rises, x)).clamp_(*box)
+            u, new = x - _column(levels.midpoints, x), torch.empty_like(duals)
+            torch.sub(duals[0], x, alpha=rate, out=new[0]).sub_(rate * (epsilon - low))
+            torch.add(duals[-1], x, alpha=rate, out=new[-1]).sub_(rate * (epsilon + high))
+            torch.addcmul(duals[1:-1], u, u, value=-rate, out=new[1:-1])  # f_j = u^2 - (gap/2)^2 + eps
+            new[1:-1] += rises[0] if len(set(rises)) == 1 else _column(rises, x)
+            yield duals, new.clamp_(*box)
 
     def state_shape(self, name: str, levels: Levels, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         return (len(levels.values) + 1, *shape) if name == "dual" else None

@@ -13,10 +13,8 @@ def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
     >>> straight_through_mask(torch.tensor([-1.5, 0.5, 1.0]), Levels.binary()).tolist()
     [0.0, 1.0, 1.0]
     """
-    low, high = levels.hull
-    if not _numbers_suffice(w, levels.values):
-        return ((w >= low) & (w <= high)).to(w.dtype)
-    return torch.ge(w := w.detach(), low, out=torch.empty_like(w)).mul_(torch.le(w, high, out=torch.empty_like(w)))
+    clipped = levels.clip(w.detach())
+    return torch.eq(clipped, w, out=clipped) if _numbers_suffice(w, levels.values) else (clipped == w).to(w.dtype)
 
 
 class StraightThrough(Method):
@@ -51,7 +49,7 @@ class KBitStraightThrough(StraightThrough):
         self.bits = bits
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
-        return levels.clip(w)
+        return w.clamp_(*levels.hull)
 
     def check(self, levels: Levels, lr: float) -> None:
         gaps = levels.gaps
