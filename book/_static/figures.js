@@ -14,7 +14,7 @@
   const touch = matchMedia("(pointer: coarse)");
   const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false };
   const SECONDS_PER_PLAY = 6;
-  const PIECE = 8; // formulas typeset at a time
+  const PIECE = 30; // milliseconds of typesetting at a time
   const MARGIN = 600; // pixels from the screen at which a figure is drawn
 
   const PLOTLY = new URL("plotly-4.1.1.min.js", document.currentScript.src); // made by `make plotly`
@@ -22,7 +22,14 @@
   function loadPlotly() {
     return (loading ??= new Promise((resolve, reject) => {
       const script = element("script", { src: PLOTLY });
-      script.addEventListener("load", () => resolve(window.Plotly));
+      script.addEventListener("load", async () => {
+        await pause(); // to read it is enough for one task,
+        const first = element("div"); // and to compile what draws, for another
+        await window.Plotly.newPlot(first, [{ y: [0] }], { width: 100, height: 100 });
+        window.Plotly.purge(first);
+        await pause();
+        resolve(window.Plotly);
+      });
       script.addEventListener("error", () => reject(new Error("plotly.js could not be loaded")));
       document.head.append(script);
     }));
@@ -37,6 +44,7 @@
 
   /** Between two pieces of work the browser may scroll and answer. */
   const pause = () => new Promise((resolve) => setTimeout(resolve));
+  const idle = () => (window.requestIdleCallback ? new Promise((resolve) => requestIdleCallback(resolve, { timeout: 500 })) : pause());
 
   /** The text of plotly's small HTML ("<i>w</i><sub>t</sub>"), for labels that hold plain text only. */
   const plain = (text) => new DOMParser().parseFromString(text ?? "", "text/html").body.textContent.trim();
@@ -377,6 +385,7 @@
 
     const finish = async () => {
       await drawn;
+      await pause();
       if (frames.length) await Plotly.addFrames(plot, frames);
       const live = window.quantizedTraining?.live[layout.meta?.live?.kind]; // recomputed here (constraint.js), not stored
       const controls = live ? live(Plotly, plot, layout.meta.live, { element, freshId }) : [
@@ -386,6 +395,7 @@
       figure.append(wholeView(Plotly, plot), behind(Plotly, figure, plot));
       if (controls.length) plot.after(element("div", { class: "figure-controls" }, ...controls));
       await plot.legend.update();
+      await pause();
       await breakTitles(Plotly, plot);
       plot.on("plotly_relayout", ({ autosize }) => autosize && breakTitles(Plotly, plot));
       new MutationObserver(figure.recolour).observe(page, { attributeFilter: ["data-theme"] });
@@ -404,7 +414,7 @@
   /** One after the other, so that the first is not kept waiting by the rest. */
   let queue = Promise.resolve();
   function enqueue(figure) {
-    queue = queue.then(() => draw(figure)).then(pause).catch((error) => {
+    queue = queue.then(() => draw(figure)).then(idle).catch((error) => {
       figure.querySelector(".figure-plot").textContent = `This figure could not be drawn: ${error.message}`;
       console.error(error);
     });
@@ -438,12 +448,15 @@
     const patience = new Promise((resolve) => setTimeout(resolve, 2000));
     const pageReady = async () => {
       await Promise.race([figures, patience]);
-      const formulas = [...document.querySelectorAll("span.math, div.math")];
-      for (let start = 0; start < formulas.length; start += PIECE) {
-        await window.MathJax.typesetPromise(formulas.slice(start, start + PIECE));
+      const formulas = [...document.querySelectorAll(".math")]; // all: a test looks for others
+      let start = 0, size = 1;
+      while (start < formulas.length) {
+        const began = performance.now();
+        await window.MathJax.typesetPromise(formulas.slice(start, start + size));
+        start += size;
+        size = Math.max(1, Math.floor((PIECE * size) / Math.max(1, performance.now() - began)));
         await pause();
       }
-      return window.MathJax.startup.defaultPageReady(); // what Sphinx has not marked
     };
     MathJax.startup = { ...MathJax.startup, pageReady };
   }
