@@ -18,15 +18,19 @@
   const MARGIN = 600; // pixels from the screen at which a figure is drawn
 
   const PLOTLY = new URL("plotly-4.1.1.min.js", document.currentScript.src); // made by `make plotly`
+  const TYPES = ["scatter", "bar", "heatmap", "contour"]; // all that are in it
+  const used = (type) => [...document.querySelectorAll(".plotly-figure > script")].some((script) => script.text.includes(`"type":"${type}"`));
   let loading = null;
   function loadPlotly() {
     return (loading ??= new Promise((resolve, reject) => {
       const script = element("script", { src: PLOTLY });
       script.addEventListener("load", async () => {
-        await pause(); // to read it is enough for one task,
-        const first = element("div"); // and to compile what draws, for another
-        await window.Plotly.newPlot(first, [{ y: [0] }], { width: 100, height: 100 });
-        window.Plotly.purge(first);
+        for (const type of TYPES.filter((name) => used(name))) {
+          await pause(); // to read it, and to compile what draws each kind of trace, are tasks of their own
+          const first = element("div");
+          await window.Plotly.newPlot(first, [{ type, y: [0, 1], z: [[0, 1], [1, 0]] }], { width: 100, height: 100 });
+          window.Plotly.purge(first);
+        }
         await pause();
         resolve(window.Plotly);
       });
@@ -58,7 +62,7 @@
     const [text, surface, grid, background] = ["text-base", "surface", "border", "background"].map(colour);
     const axis = {
       gridcolor: grid, zerolinecolor: grid, linecolor: text, tickcolor: text, automargin: true,
-      title: { standoff: 8 },
+      title: { standoff: 8 }, ticklabeloverflow: "allow", // to look for those beyond the edge takes a fourth of the drawing
     };
     const small = narrow.matches;
     const layout = {

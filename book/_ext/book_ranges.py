@@ -1,0 +1,193 @@
+"""Axes that stay put: a figure whose controls change what is drawn gets ranges that hold all of it.
+
+Plotly fits an axis to what is drawn at the moment, so that a menu or a slider would move the frame and not the curve. Here
+the extent of every view is computed once, and the axis is given one range for all of them. Where an axis changes what it
+measures (its title, its type), or where a view would shrink to a small part of it, each option of the menu that makes the
+difference gets a range. Axes of names or of stacked bars, and those whose range the figure itself says, stay as they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+
+LEAST = 1 / 6  # of an axis, for a view that shares it with others
+MARGIN = 0.05  # of the extent, on either side
+MANY = 3000  # combinations of options that are looked at
+NAMES = "names"  # the extent of an axis that holds words
+
+
+def fix(figure: dict) -> dict:
+    """The figure (data, layout, frames) with ranges; the same object, changed."""
+    layout = figure["layout"]
+    controls = [menu["buttons"] for menu in layout.get("updatemenus", ())]
+    controls += [slider["steps"] for slider in layout.get("sliders", ())]
+    controls = [options for options in controls if all(option["method"] != "animate" for option in options)]
+    stacked = layout.get("barmode") in ("stack", "relative")  # their sums are not looked at
+    if (controls or figure.get("frames")) and not stacked and math.prod(map(len, controls)) <= MANY:
+        for axis in [key for key in layout if re.fullmatch(r"[xy]axis\d*", key)]:
+            _fix(figure, axis, controls)
+    return figure
+
+
+def parts(option: dict) -> tuple[dict, dict, list | None]:
+    """What an option changes: of the traces, of the layout, and the numbers of these traces (None: all)."""
+    args = option["args"]
+    if option["method"] == "relayout":
+        return {}, args[0], None
+    if option["method"] == "restyle":
+        return args[0], {}, args[1] if len(args) > 1 else None
+    return args[0], args[1] if len(args) > 1 else {}, args[2] if len(args) > 2 else None
+
+
+def _fix(figure: dict, axis: str, controls: list[list[dict]]) -> None:
+    own = figure["layout"][axis]
+    changed = {key for options in controls for option in options for key in parts(option)[1]}
+    if (
+        own.get("range")
+        or own.get("matches")
+        or any(key.startswith((f"{axis}.range", f"{axis}.auto")) for key in changed)
+    ):
+        return
+    views = [view for view in _views(figure, axis, controls) if view[2]]
+    if not views or any(extent == NAMES for *_, extent in views):
+        return
+    for shares, control in itertools.product((LEAST, 0), (None, *range(len(controls)))):
+        classes: dict = {}
+        for picks, kind, extent in views:
+            classes.setdefault(None if control is None else picks[control], []).append((kind, extent))
+        if all(_agree(members, shares) for members in classes.values()):
+            break
+    else:
+        return
+    if control is not None:  # options that measure the same may still share a range
+        alike: dict = {}
+        for members in classes.values():
+            alike.setdefault(members[0][0], []).extend(members)
+        classes = {pick: alike[m[0][0]] if _agree(alike[m[0][0]], LEAST) else m for pick, m in classes.items()}
+    ranges = {pick: _range([extent for _, extent in members], own) for pick, members in classes.items()}
+    own.pop("autorange", None)
+    if control is None:
+        own["range"] = ranges[None]
+        return
+    active = _active(figure["layout"], controls[control])
+    own["range"] = ranges.get(active, next(iter(ranges.values())))
+    for pick, found in ranges.items():
+        traces, layout, which = parts(controls[control][pick])
+        change = [traces, layout | {f"{axis}.range": found}]
+        controls[control][pick] |= {"method": "update", "args": change if which is None else [*change, which]}
+
+
+def _agree(members: list[tuple], least: float) -> bool:
+    """Do these views measure the same, and does each fill its share of what they span together?"""
+    spans = [high - low for _, (low, high, *_) in members]
+    whole = max(high for _, (_, high, *_) in members) - min(low for _, (low, *_) in members)
+    return len({kind for kind, _ in members}) == 1 and all(span >= least * whole for span in spans if span > 0)
+
+
+def _range(extents: list[tuple[float, float, bool, bool]], axis: dict) -> list[float]:
+    low, high = min(low for low, *_ in extents), max(high for _, high, *_ in extents)
+    if axis.get("rangemode") in ("tozero", "nonnegative") and axis.get("type") != "log":
+        low = min(low, 0)
+    margin = MARGIN * (high - low) if high > low else abs(high) / 2 or 1
+    low, high = (
+        end + side * margin * (high == low or any(extent[n] for extent in extents))
+        for end, side, n in ((low, -1, 2), (high, 1, 3))
+    )
+    digits = 3 - math.floor(math.log10(high - low))
+    ends = [round(end, digits) for end in (low, high)]
+    return ends[::-1] if axis.get("autorange") == "reversed" else ends
+
+
+def _active(layout: dict, options: list[dict]) -> int:
+    for control in (*layout.get("updatemenus", ()), *layout.get("sliders", ())):
+        if (control.get("buttons") or control.get("steps")) is options:
+            return control.get("active") or 0
+    raise AssertionError("options of no control")
+
+
+def _views(figure: dict, axis: str, controls: list[list[dict]]) -> Iterator[tuple]:
+    """Of every combination of options: their numbers, what the axis measures, and the extent along it (None: of nothing)."""
+    letter, short = axis[0], axis.replace("axis", "")
+    layout = figure["layout"]
+    for picks in itertools.product(*(range(len(options)) for options in controls)):
+        traces = [dict(trace) for trace in figure["data"]]
+        kind = [_words(layout[axis].get("title")), layout[axis].get("type")]
+        for options, pick in zip(controls, picks, strict=True):
+            change, relayout, which = parts(options[pick])
+            for key, value in change.items():
+                where = range(len(traces)) if which is None else which
+                for n, i in enumerate(where):
+                    traces[i][key] = value[n % len(value)] if isinstance(value, list) and value else value
+            for n, key in enumerate(("title", "type")):
+                found = relayout.get(f"{axis}.{key}.text", relayout.get(f"{axis}.{key}"))
+                kind[n] = kind[n] if found is None else _words(found) if key == "title" else found
+        yield picks, tuple(kind), _extent(figure, traces, letter, short, kind[1] == "log")
+
+
+def _words(title) -> str:
+    return (title.get("text") if isinstance(title, dict) else title) or ""
+
+
+def _extent(figure: dict, traces: list[dict], letter: str, short: str, log: bool) -> tuple | str | None:
+    """The least and the largest number along the axis, whatever frame is shown, and whether a margin is kept below and above."""
+    found: list[float] = []
+    margins = [False, False]
+    drawn = list(traces)
+    for frame in figure.get("frames", ()):
+        which = frame.get("traces") or range(len(frame["data"]))
+        drawn += [traces[i] | change for i, change in zip(which, frame["data"], strict=False)]
+    for trace in drawn:
+        if trace.get("visible", True) is False or (trace.get(f"{letter}axis") or letter) != short:
+            continue
+        numbers = _numbers(trace, letter)
+        if numbers == NAMES:
+            return NAMES
+        found += numbers
+        margins = [a or b for a, b in zip(margins, _margins(trace, letter), strict=True)]
+    for shape in figure["layout"].get("shapes", ()):
+        if shape.get(f"{letter}ref", letter) == short:
+            found += [shape[f"{letter}{end}"] for end in (0, 1) if isinstance(shape.get(f"{letter}{end}"), int | float)]
+    found = [math.log10(v) for v in found if v > 0] if log else found
+    return (min(found), max(found), *margins) if found else None
+
+
+def _margins(trace: dict, letter: str) -> tuple[bool, bool]:
+    """Plotly draws maps to the edge, lines to both ends, and bars from the edge; all else keeps a distance."""
+    kind = trace.get("type", "scatter")
+    if kind in ("heatmap", "contour"):
+        return False, False
+    if kind == "bar" and _grow(trace, letter):
+        return min((v for v in trace.get(letter) or () if v is not None), default=0) < 0, True
+    mode = trace.get("mode") or ("lines+markers" if len(trace.get("y") or ()) < 20 else "lines")
+    padded = letter == "y" or kind != "scatter" or mode != "lines" or f"error_{letter}" in trace
+    return padded, padded
+
+
+def _grow(bars: dict, letter: str) -> bool:
+    return (bars.get("orientation") or "v") == ("h" if letter == "x" else "v")
+
+
+def _numbers(trace: dict, letter: str) -> list[float] | str:
+    """What a trace covers along an axis: its points, their error bars, the widths and feet of bars, the edges of cells."""
+    kind, values = trace.get("type", "scatter"), trace.get(letter)
+    if values is None:
+        rows = trace.get("z") or ()
+        other = trace.get("y" if letter == "x" else "x") or ()
+        values = range((len(rows[0]) if letter == "x" else len(rows)) if rows else len(other))
+    numbers = [v for v in values if v is not None]
+    if any(isinstance(v, str) for v in numbers):
+        return NAMES
+    if kind == "heatmap" or (kind == "bar" and not _grow(trace, letter)):
+        steps = [b - a for a, b in itertools.pairwise(sorted(numbers)) if b != a]
+        half = min(steps, default=1) / 2
+        return [v + side * half for v in numbers for side in (-1, 1)]
+    if kind == "bar" or str(trace.get("fill", "")).endswith(f"tozero{letter}"):
+        numbers.append(0)
+    bar = trace.get(f"error_{letter}") or {}
+    if up := bar.get("array"):
+        ends = zip(values, up, bar.get("arrayminus") or up, strict=False)
+        numbers += [end for v, u, d in ends if None not in (v, u, d) for end in (v + u, v - d)]
+    return numbers
