@@ -12,11 +12,21 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 LEAST = 1 / 6  # of an axis, for a view that shares it with others
 MARGIN = 0.05  # of the extent, on either side
 MANY = 3000  # combinations of options that are looked at
 NAMES = "names"  # the extent of an axis that holds words
+
+
+class Extent(NamedTuple):
+    """Of what is drawn along an axis: the least and the largest number, and those of what keeps a margin to the edge."""
+
+    low: float
+    high: float
+    lowest: float
+    highest: float
 
 
 def fix(figure: dict) -> dict:
@@ -82,20 +92,18 @@ def _fix(figure: dict, axis: str, controls: list[list[dict]]) -> None:
 
 def _agree(members: list[tuple], least: float) -> bool:
     """Do these views measure the same, and does each fill its share of what they span together?"""
-    spans = [high - low for _, (low, high, *_) in members]
-    whole = max(high for _, (_, high, *_) in members) - min(low for _, (low, *_) in members)
+    spans = [extent.high - extent.low for _, extent in members]
+    whole = max(extent.high for _, extent in members) - min(extent.low for _, extent in members)
     return len({kind for kind, _ in members}) == 1 and all(span >= least * whole for span in spans if span > 0)
 
 
-def _range(extents: list[tuple[float, float, bool, bool]], axis: dict) -> list[float]:
-    low, high = min(low for low, *_ in extents), max(high for _, high, *_ in extents)
+def _range(extents: list[Extent], axis: dict) -> list[float]:
+    low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
     if axis.get("rangemode") in ("tozero", "nonnegative") and axis.get("type") != "log":
         low = min(low, 0)
     margin = MARGIN * (high - low) if high > low else abs(high) / 2 or 1
-    low, high = (
-        end + side * margin * (high == low or any(extent[n] for extent in extents))
-        for end, side, n in ((low, -1, 2), (high, 1, 3))
-    )
+    low = min(low, *(extent.lowest - margin for extent in extents))
+    high = max(high, *(extent.highest + margin for extent in extents))
     digits = 3 - math.floor(math.log10(high - low))
     ends = [round(end, digits) for end in (low, high)]
     return ends[::-1] if axis.get("autorange") == "reversed" else ends
@@ -131,31 +139,35 @@ def _words(title) -> str:
     return (title.get("text") if isinstance(title, dict) else title) or ""
 
 
-def _extent(figure: dict, traces: list[dict], letter: str, short: str, log: bool) -> tuple | str | None:
-    """The least and the largest number along the axis, whatever frame is shown, and whether a margin is kept below and above."""
-    found: list[float] = []
-    margins = [False, False]
+def _extent(figure: dict, traces: list[dict], letter: str, short: str, log: bool) -> Extent | str | None:
+    """Of what these traces cover, whatever frame is shown."""
     drawn = list(traces)
     for frame in figure.get("frames", ()):
         which = frame.get("traces") or range(len(frame["data"]))
         drawn += [traces[i] | change for i, change in zip(which, frame["data"], strict=False)]
+    every, padded = [], ([], [])
     for trace in drawn:
         if trace.get("visible", True) is False or (trace.get(f"{letter}axis") or letter) != short:
             continue
         numbers = _numbers(trace, letter)
         if numbers == NAMES:
             return NAMES
-        found += numbers
-        margins = [a or b for a, b in zip(margins, _margins(trace, letter), strict=True)]
+        numbers = [math.log10(v) for v in numbers if v > 0] if log else numbers
+        every += numbers
+        for side, margin in zip(padded, _margins(trace, letter), strict=True):
+            side += numbers if margin else []
     for shape in figure["layout"].get("shapes", ()):
         if shape.get(f"{letter}ref", letter) == short:
-            found += [shape[f"{letter}{end}"] for end in (0, 1) if isinstance(shape.get(f"{letter}{end}"), int | float)]
-    found = [math.log10(v) for v in found if v > 0] if log else found
-    return (min(found), max(found), *margins) if found else None
+            ends = [shape.get(f"{letter}{end}") for end in (0, 1)]
+            ends = [end for end in ends if isinstance(end, int | float) and (end > 0 or not log)]
+            every += [math.log10(end) for end in ends] if log else ends
+    if not every:
+        return None
+    return Extent(min(every), max(every), min(padded[0], default=math.inf), max(padded[1], default=-math.inf))
 
 
 def _margins(trace: dict, letter: str) -> tuple[bool, bool]:
-    """Plotly draws maps to the edge, lines to both ends, and bars from the edge; all else keeps a distance."""
+    """Below and above? Plotly draws maps to the edge, lines to both ends, and bars from the edge; all else keeps a distance."""
     kind = trace.get("type", "scatter")
     if kind in ("heatmap", "contour"):
         return False, False

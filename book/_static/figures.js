@@ -369,9 +369,8 @@
     return Object.keys(changes).length ? Plotly.relayout(plot, changes) : null;
   }
 
-  /** The figure, drawn at once; what plotly does later (frames, nothing else) is awaited. */
-  function paint(figure, Plotly) {
-    const plot = figure.querySelector(".figure-plot");
+  /** What plotly is given to draw, and what the page does in its place. */
+  function read(figure) {
     const { data, layout, frames } = JSON.parse(figure.querySelector("script").textContent);
     const { sliders = [], updatemenus = [], template: base, showlegend } = layout;
     delete layout.sliders;
@@ -381,6 +380,12 @@
     layout.margin = { ...layout.margin, t: Math.min(layout.margin?.t ?? 50, above ? 40 : 20) };
     adapt(layout, data);
     layout.template = template(base);
+    return { plot: figure.querySelector(".figure-plot"), data, layout, frames, sliders, updatemenus, base, showlegend };
+  }
+
+  /** The figure, drawn at once; what plotly does later (frames, nothing else) is awaited. */
+  function paint(figure, Plotly) {
+    const { plot, data, layout, frames, sliders, updatemenus, base, showlegend } = read(figure);
     figure.recolour = () => Plotly.relayout(plot, { template: template(base) });
     const drawn = Plotly.newPlot(plot, data, layout, CONFIG);
     const row = legend(Plotly, plot, (count) => showlegend !== false && (count > 1 || (count === 1 && showlegend === true)));
@@ -411,8 +416,11 @@
   }
 
   async function draw(figure) {
-    if (figure.recolour) return; // printing came first
-    await paint(figure, await loadPlotly());
+    const Plotly = await loadPlotly();
+    const { plot, layout } = read(figure);
+    if (!figure.recolour) await Plotly.newPlot(plot, [], layout, CONFIG); // the axes alone: one task would have too much to do
+    await pause();
+    if (!figure.recolour) await paint(figure, Plotly);
   }
 
   /** One after the other, so that the first is not kept waiting by the rest. */

@@ -82,12 +82,32 @@ def test_a_view_does_not_shrink_to_nothing():
         ({"type": "heatmap", "z": [[0], [1], [2]]}, {}, [-0.5, 2.5]),
         ({"type": "scatter", "x": [0, 1], "y": ["a", "b"]}, {}, None),
         ({"type": "scatter", "x": [0, 1], "y": [3, 3]}, {}, [1.5, 4.5]),
+        ({"type": "scatter", "x": [0, 1], "y": [3, 5]}, {"rangemode": "tozero"}, [0, 5.25]),
     ],
-    ids=["bars", "decades", "zero has no logarithm", "reversed", "error bars", "cells", "rows", "names", "one value"],
+    ids=[
+        "bars",
+        "decades",
+        "zero has no logarithm",
+        "reversed",
+        "error bars",
+        "cells",
+        "rows",
+        "names",
+        "one value",
+        "from zero",
+    ],
 )
 def test_what_a_trace_covers(trace, axis, expected):
     found = fixed([trace], [menu(({"opacity": 1}, {}), ({"opacity": 0.5}, {}))], yaxis=dict(axis))["yaxis"]
     assert found.get("range") == (expected and pytest.approx(expected))
+
+
+def test_what_keeps_a_margin_keeps_it_and_nothing_else_does():
+    cells = {"type": "heatmap", "x": [0, 1, 2], "y": [0, 1, 2], "z": [[0] * 3] * 3}
+    for mark, expected in ((1, [-0.5, 2.5]), (2.5, [-0.5, 2.65])):
+        marks = {"type": "scatter", "mode": "markers", "x": [mark], "y": [1]}
+        layout = fixed([cells, marks], [menu(({"visible": [True, True]}, {}), ({"visible": [True, False]}, {}))])
+        assert layout["xaxis"]["range"] == pytest.approx(expected)
 
 
 def test_what_the_figure_says_itself_is_kept():
