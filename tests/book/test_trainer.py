@@ -189,7 +189,9 @@ def test_step_play_pause_and_reset(opened):
     move(page, "lr", 0.2)
     assert page.locator("[data-key=alpha]").count() == 1
     page.get_by_role("button", name="Reset").click()
-    assert k(page) == 500 and f"{still.PAIR[1]} is ahead" in says(page) and page.locator("[data-key=alpha]").count() == 0
+    assert (
+        k(page) == 500 and f"{still.PAIR[1]} is ahead" in says(page) and page.locator("[data-key=alpha]").count() == 0
+    )
 
 
 def test_play_stops_at_the_end_and_out_of_view(opened):
