@@ -150,7 +150,7 @@ class Trainer {
 
   /** One method: a menu, its network twice, its weights over time. */
   column(key) {
-    const menu = this.menu(key, key === "a" ? "One method" : "The other", Object.entries(CODES));
+    const menu = this.menu(key, key === "a" ? "Left" : "Right", Object.entries(CODES));
     const small = (word) => {
       const loss = element("b"), lead = document.createTextNode(""), caption = element("figcaption", {}, `${word}, loss`, element("br"), loss, lead);
       return { picture: this.picture(120, ""), loss, lead, caption };
