@@ -242,10 +242,10 @@ def test_the_landing_page_is_light(opened, built_book):
 
 
 def test_plotly_comes_with_the_first_figure_that_is_near(opened):
-    visit = opened("notebooks/05b_corrected_theorem.html")
+    visit = opened("notebooks/05b_corrected_theorem.html", size=NARROW)
     visit.page.wait_for_function(FITTED, timeout=PATIENCE)
     loaded = "performance.getEntriesByType('resource').some(({ name }) => name.includes('plotly'))"
-    assert visit.page.locator(FIGURE).first.bounding_box()["y"] > 2 * WIDE["height"]
+    assert visit.page.locator(FIGURE).first.bounding_box()["y"] > 1.8 * NARROW["height"]
     assert not visit.page.evaluate(loaded)
     visit.page.locator(FIGURE).first.scroll_into_view_if_needed()
     visit.page.wait_for_selector(f"{FIGURE}[data-drawn]", timeout=PATIENCE)

@@ -119,8 +119,10 @@ def test_what_the_figure_says_itself_is_kept():
 # The book
 
 
-def named(trace: dict, letter: str) -> bool:
-    return any(isinstance(value, str) for value in trace.get(letter) or ())
+def counted(trace: dict, letter: str) -> bool:
+    """Are there numbers along this axis, and no names? Without values of its own, points are numbered."""
+    values = trace.get(letter)
+    return values is None or (len(values) > 0 and not any(isinstance(value, str) for value in values))
 
 
 def moved(figure: dict) -> set[str]:
@@ -131,7 +133,7 @@ def moved(figure: dict) -> set[str]:
         for trace in traces:
             for letter in "xy":
                 along = {letter, "visible"} | (set() if "z" in trace else {f"error_{letter}"})
-                if along & set(keys) and not named(trace, letter):
+                if along & set(keys) and counted(trace, letter):
                     found.add((trace.get(f"{letter}axis") or letter).replace(letter, f"{letter}axis"))
 
     for control in (*layout.get("updatemenus", ()), *layout.get("sliders", ())):
