@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -38,6 +39,7 @@ from build import pages  # noqa: E402
 
 FIRST = re.compile(r'class="plotly-figure" id="([^"]+)"')
 AIM = 2000  # milliseconds
+HELD, HOLD = "/picture-that-comes-late", 5  # seconds
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -46,10 +48,28 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     requests = 0
     sent = 0
+    holding = False
 
     def do_GET(self) -> None:
         Handler.requests += 1
-        super().do_GET()
+        if self.path == HELD:
+            Handler.requests -= 1
+            time.sleep(HOLD)
+            self.send_error(404)
+        elif Handler.holding and self.path.endswith(".html"):
+            self._page_that_goes_on_loading()
+        else:
+            super().do_GET()
+
+    def _page_that_goes_on_loading(self) -> None:
+        """Chromium hands over the page when it has loaded, which is before its figure is drawn: a picture at its end is late."""
+        content = Path(self.translate_path(self.path)).read_bytes()
+        Handler.sent += len(content)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(content + f'<img src="{HELD}" alt="">'.encode())
+        self.close_connection = True
 
     def send_header(self, keyword: str, value: str) -> None:
         if keyword == "Content-Length":
@@ -64,7 +84,9 @@ def opened(chromium: str, address: str) -> int | None:
     """Milliseconds from opening the page to its first drawn figure; None where there is none."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         command = [chromium, "--headless", f"--user-data-dir={folder}", *browser.FLAGS, "--dump-dom", address]
+        Handler.holding = True
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+        Handler.holding = False
     times = [int(t) for t in re.findall(r'data-drawn="(\d+)"', done.stdout)]
     return min(times, default=None)
 

@@ -104,7 +104,7 @@ def _range(extents: list[Extent], axis: dict) -> list[float]:
     margin = MARGIN * (high - low) if high > low else abs(high) / 2 or 1
     low = min(low, *(extent.lowest - margin for extent in extents))
     high = max(high, *(extent.highest + margin for extent in extents))
-    digits = 3 - math.floor(math.log10(high - low))
+    digits = 5 - math.floor(math.log10(high - low))
     ends = [round(end, digits) for end in (low, high)]
     return ends[::-1] if axis.get("autorange") == "reversed" else ends
 
