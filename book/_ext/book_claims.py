@@ -52,6 +52,22 @@ def _brief(item: str) -> str:
     return f"{quoted[1]}{quoted[2]} …{quoted[3]}" if quoted and len(item) > 30 else item
 
 
+@functools.cache
+def _ambiguous() -> frozenset[str]:
+    """Items that stand in two sources, such as Theorem 4."""
+    sources: dict[str, set] = {}
+    for row in claims():
+        sources.setdefault(row["item"], set()).add(row["source"])
+    return frozenset(item for item, found in sources.items() if len(found) > 1)
+
+
+def _label(row: dict) -> str:
+    """The item, with its source where another has one of the same name."""
+    if row["item"] not in _ambiguous():
+        return row["item"]
+    return ("The paper's " if row["source"] == SOURCES[0] else f"{_name(row['source'])}'s ") + row["item"]
+
+
 def _link(label: str, text: nodes.Node | None, docname: str) -> nodes.Node:
     """What {ref}`label` would give; with `text`, that instead of the title of the section."""
     link = addnodes.pending_xref(
@@ -97,7 +113,7 @@ class ClaimRole(SphinxRole):
             message = self.inliner.reporter.error(f"no row {self.text!r} in {FILE.name}", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
         _shown(self.env).setdefault(self.env.docname, set()).add(self.text)
-        text = nodes.inline("", f"{_brief(row['item'])}: {row['verdict']}")
+        text = nodes.inline("", f"{_brief(_label(row))}: {row['verdict']}")
         return [_badge(row["verdict"], _link(_anchor(row), text, self.env.docname))], []
 
 
@@ -134,7 +150,7 @@ class ClaimsDirective(SphinxDirective):
         return holder.children
 
     def _item(self, row: dict, source: bool = False) -> nodes.paragraph:
-        item = nodes.paragraph("", "", _link(_anchor(row), nodes.inline("", row["item"]), self.env.docname))
+        item = nodes.paragraph("", "", _link(_anchor(row), nodes.inline("", _label(row)), self.env.docname))
         item += nodes.Text(f", {row['about']}" + f" ({_name(row['source'])})" * source)
         return item
 
@@ -153,7 +169,7 @@ class ClaimsDirective(SphinxDirective):
         """One row of the errata: as printed, what is right, why, and what checks it."""
         target = nodes.target("", "", ids=[_anchor(row)], names=[_anchor(row)])
         self.state.document.note_explicit_target(target)
-        title = claim_title("", "", target, nodes.strong("", row["item"]), nodes.Text(f", {row['about']} "))
+        title = claim_title("", "", target, nodes.strong("", _label(row)), nodes.Text(f", {row['about']} "))
         title += _badge(row["verdict"])
         kinds = [f"verdict-{VERDICTS.index(row['verdict'])}", *_classes(row["source"], row["section"])]
         box = claim_row("", title, classes=["claim-row", *kinds])

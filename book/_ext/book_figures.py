@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import html
 import json
 import re
 
 from docutils import nodes
 from myst_nb.core import render
+
+from book_ranges import fix
 
 MIME = "application/vnd.plotly.v1+json"
 FIGURE_CLASS = "plotly-figure"
@@ -47,7 +50,7 @@ def caption(layout: dict, alt: str) -> str:
 def placeholder(figure: dict, alt: str) -> str:
     """The HTML of one figure. A plotly title becomes part of a real caption, which wraps and can be read aloud."""
     layout = {key: value for key, value in figure["layout"].items() if key != "title"}
-    payload = {"data": figure["data"], "layout": layout, "frames": figure.get("frames", [])}
+    payload = fix(copy.deepcopy({"data": figure["data"], "layout": layout, "frames": figure.get("frames", [])}))
     text = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     height = int(layout.get("height") or HEIGHT)
     tag = "b" if figure["layout"].get("title") else "span"

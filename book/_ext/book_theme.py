@@ -17,8 +17,12 @@ UNUSED = re.compile(
 )
 NO_PDF = "<!-- the book as one PDF: make pdf -->"
 
-# What tex-chtml.js may ask for: fonts, TeX extensions, and its menu with the speech engine.
-MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex", "ui", "a11y", "sre")
+# In pieces: all in one script, with a menu for each formula that a reader would have to pass by keyboard, weighs twice as
+# much and takes too long to read at once. The folders hold fonts and TeX extensions, which are loaded when asked for.
+MATHJAX = ("core", "input/tex", "output/chtml", "a11y/assistive-mml")
+NO_MATHS = re.compile(r"\s*<script(?:[^>]*_static/mathjax/[^>]*>|>window\.MathJax = [^<]*)</script>")
+# The theme measures every listing when a page has been loaded, also in closed folds, and each of these is laid out for it.
+MEASURED, SHOWN = "forEach(e=>{e.tabIndex=", "forEach(e=>{if(e.checkVisibility())e.tabIndex="
 
 
 def _copy_mathjax(app, exception) -> None:
@@ -26,12 +30,11 @@ def _copy_mathjax(app, exception) -> None:
         return
     package = Path(find_spec("sphinx-mathjax-offline").origin).parent
     source, target = package / "static" / "mathjax", Path(app.outdir) / "_static" / "mathjax"
-    if target.exists():
-        return
-    for name in MATHJAX:
+    for name in ("startup", *MATHJAX):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (source / name).is_dir() else shutil.copyfile
-        copy(source / name, target / name)
+        shutil.copyfile(source / f"{name}.js", target / f"{name}.js")
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
 
 
 def _keep_tags(app, doctree) -> None:
@@ -78,10 +81,15 @@ def _drop_unused_scripts(app, exception) -> None:
     folder = Path(app.outdir)
     for file in (folder / "_static" / "scripts").glob("fontawesome.js*"):
         file.unlink()
+    theme = folder / "_static" / "scripts" / "pydata-sphinx-theme.js"
+    theme.write_text(theme.read_text(encoding="utf-8").replace(MEASURED, SHOWN), encoding="utf-8")
     for page in folder.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        if UNUSED.search(text):
-            page.write_text(UNUSED.sub("", text), encoding="utf-8")
+        used = UNUSED.sub("", text)
+        if 'class="math' not in used:  # Sphinx asks for MathJax wherever a formula was read, shown or not
+            used = NO_MATHS.sub("", used)
+        if used != text:
+            page.write_text(used, encoding="utf-8")
 
 
 def setup(app) -> dict:

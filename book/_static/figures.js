@@ -14,15 +14,26 @@
   const touch = matchMedia("(pointer: coarse)");
   const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false };
   const SECONDS_PER_PLAY = 6;
-  const PIECE = 8; // formulas typeset at a time
+  const PIECE = 30; // milliseconds of typesetting at a time
   const MARGIN = 600; // pixels from the screen at which a figure is drawn
 
   const PLOTLY = new URL("plotly-4.1.1.min.js", document.currentScript.src); // made by `make plotly`
+  const TYPES = ["scatter", "bar", "heatmap", "contour"]; // all that are in it
+  const used = (type) => [...document.querySelectorAll(".plotly-figure > script")].some((script) => script.text.includes(`"type":"${type}"`));
   let loading = null;
   function loadPlotly() {
     return (loading ??= new Promise((resolve, reject) => {
       const script = element("script", { src: PLOTLY });
-      script.addEventListener("load", () => resolve(window.Plotly));
+      script.addEventListener("load", async () => {
+        for (const type of TYPES.filter((name) => used(name))) {
+          await pause(); // to read it, and to compile what draws each kind of trace, are tasks of their own
+          const first = element("div");
+          await window.Plotly.newPlot(first, [{ type, y: [0, 1], z: [[0, 1], [1, 0]] }], { width: 100, height: 100 });
+          window.Plotly.purge(first);
+        }
+        await pause();
+        resolve(window.Plotly);
+      });
       script.addEventListener("error", () => reject(new Error("plotly.js could not be loaded")));
       document.head.append(script);
     }));
@@ -37,6 +48,7 @@
 
   /** Between two pieces of work the browser may scroll and answer. */
   const pause = () => new Promise((resolve) => setTimeout(resolve));
+  const idle = () => (window.requestIdleCallback ? new Promise((resolve) => requestIdleCallback(resolve, { timeout: 500 })) : pause());
 
   /** The text of plotly's small HTML ("<i>w</i><sub>t</sub>"), for labels that hold plain text only. */
   const plain = (text) => new DOMParser().parseFromString(text ?? "", "text/html").body.textContent.trim();
@@ -50,7 +62,7 @@
     const [text, surface, grid, background] = ["text-base", "surface", "border", "background"].map(colour);
     const axis = {
       gridcolor: grid, zerolinecolor: grid, linecolor: text, tickcolor: text, automargin: true,
-      title: { standoff: 8 },
+      title: { standoff: 8 }, ticklabeloverflow: "allow", // to look for those beyond the edge takes a fourth of the drawing
     };
     const small = narrow.matches;
     const layout = {
@@ -357,9 +369,8 @@
     return Object.keys(changes).length ? Plotly.relayout(plot, changes) : null;
   }
 
-  /** The figure, drawn at once; what plotly does later (frames, nothing else) is awaited. */
-  function paint(figure, Plotly) {
-    const plot = figure.querySelector(".figure-plot");
+  /** What plotly is given to draw, and what the page does in its place. */
+  function read(figure) {
     const { data, layout, frames } = JSON.parse(figure.querySelector("script").textContent);
     const { sliders = [], updatemenus = [], template: base, showlegend } = layout;
     delete layout.sliders;
@@ -369,6 +380,12 @@
     layout.margin = { ...layout.margin, t: Math.min(layout.margin?.t ?? 50, above ? 40 : 20) };
     adapt(layout, data);
     layout.template = template(base);
+    return { plot: figure.querySelector(".figure-plot"), data, layout, frames, sliders, updatemenus, base, showlegend };
+  }
+
+  /** The figure, drawn at once; what plotly does later (frames, nothing else) is awaited. */
+  function paint(figure, Plotly) {
+    const { plot, data, layout, frames, sliders, updatemenus, base, showlegend } = read(figure);
     figure.recolour = () => Plotly.relayout(plot, { template: template(base) });
     const drawn = Plotly.newPlot(plot, data, layout, CONFIG);
     const row = legend(Plotly, plot, (count) => showlegend !== false && (count > 1 || (count === 1 && showlegend === true)));
@@ -377,6 +394,7 @@
 
     const finish = async () => {
       await drawn;
+      await pause();
       if (frames.length) await Plotly.addFrames(plot, frames);
       const live = window.quantizedTraining?.live[layout.meta?.live?.kind]; // recomputed here (constraint.js), not stored
       const controls = live ? live(Plotly, plot, layout.meta.live, { element, freshId }) : [
@@ -386,6 +404,7 @@
       figure.append(wholeView(Plotly, plot), behind(Plotly, figure, plot));
       if (controls.length) plot.after(element("div", { class: "figure-controls" }, ...controls));
       await plot.legend.update();
+      await pause();
       await breakTitles(Plotly, plot);
       plot.on("plotly_relayout", ({ autosize }) => autosize && breakTitles(Plotly, plot));
       new MutationObserver(figure.recolour).observe(page, { attributeFilter: ["data-theme"] });
@@ -397,14 +416,17 @@
   }
 
   async function draw(figure) {
-    if (figure.recolour) return; // printing came first
-    await paint(figure, await loadPlotly());
+    const Plotly = await loadPlotly();
+    const { plot, layout } = read(figure);
+    if (!figure.recolour) await Plotly.newPlot(plot, [], layout, CONFIG); // the axes alone: one task would have too much to do
+    await pause();
+    if (!figure.recolour) await paint(figure, Plotly);
   }
 
   /** One after the other, so that the first is not kept waiting by the rest. */
   let queue = Promise.resolve();
   function enqueue(figure) {
-    queue = queue.then(() => draw(figure)).then(pause).catch((error) => {
+    queue = queue.then(() => draw(figure)).then(idle).catch((error) => {
       figure.querySelector(".figure-plot").textContent = `This figure could not be drawn: ${error.message}`;
       console.error(error);
     });
@@ -438,12 +460,15 @@
     const patience = new Promise((resolve) => setTimeout(resolve, 2000));
     const pageReady = async () => {
       await Promise.race([figures, patience]);
-      const formulas = [...document.querySelectorAll("span.math, div.math")];
-      for (let start = 0; start < formulas.length; start += PIECE) {
-        await window.MathJax.typesetPromise(formulas.slice(start, start + PIECE));
+      const formulas = [...document.querySelectorAll(".math")]; // all: a test looks for others
+      let start = 0, size = 1;
+      while (start < formulas.length) {
+        const began = performance.now();
+        await window.MathJax.typesetPromise(formulas.slice(start, start + size));
+        start += size;
+        size = Math.max(1, Math.floor((PIECE * size) / Math.max(1, performance.now() - began)));
         await pause();
       }
-      return window.MathJax.startup.defaultPageReady(); // what Sphinx has not marked
     };
     MathJax.startup = { ...MathJax.startup, pageReady };
   }

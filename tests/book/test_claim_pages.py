@@ -24,7 +24,20 @@ def badges(page: Path) -> set[str]:
 def test_every_numbered_item_has_a_badge_on_a_page(built_book, name):
     stem = "10_bamsprod_theory" if name in NUMBERED_BAMSPROD else label_file(ROWS[name]["see"]).stem
     item = (NUMBERED | NUMBERED_BAMSPROD)[name]
+    if len({row["source"] for row in ROWS.values() if row["item"] == item}) > 1:  # then it is said whose it is
+        item = f"{'BAMSProd' if name in NUMBERED_BAMSPROD else 'The paper'}’s {item}"
     assert f"{item}: {ROWS[name]['verdict']}" in badges(built_book / "notebooks" / f"{stem}.html")
+
+
+def test_badges_of_the_same_words_lead_to_the_same_row(built_book):
+    rows: dict[str, set] = {}
+    for page in built_book.rglob("*.html"):
+        for link in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").select("span.claim a"):
+            words = link.get_text().rsplit(": ", 1)[0]
+            if not words.endswith(("…”", '…"')):  # a quotation's first words
+                rows.setdefault(words, set()).add(link["href"].rsplit("#", 1)[-1])
+    assert len(rows) > 100
+    assert {words: found for words, found in rows.items() if len(found) > 1} == {}
 
 
 def test_errata_page_has_every_row_in_full(built_book):

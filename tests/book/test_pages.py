@@ -6,6 +6,7 @@ screen, and dark on a narrow one that is widened after the narrow page was looke
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 
@@ -215,6 +216,40 @@ def test_little_is_loaded_before_the_first_figure(visit):
     blocking = [size for _, size, blocks in others if blocks]
     assert 0 < len(blocking) <= 28 and sum(blocking) < 950_000
     assert sum("plotly" in name for name, *_ in others) == bool(visit.figures)
+
+
+def test_formulas_are_typeset_in_pieces_and_only_where_there_are_any(visit):
+    formulas = visit.page.locator(".bd-article .math").count()
+    scripts = {name.rsplit("/", 1)[-1]: size for name, size, _ in visit.page.evaluate(LOADED) if "/mathjax/" in name}
+    scripts = {name.split("?")[0]: size for name, size in scripts.items() if ".js" in name}
+    assert bool(scripts) == bool(formulas)
+    if formulas:
+        assert {"startup.js", "core.js", "tex.js", "chtml.js", "assistive-mml.js"} <= set(scripts)
+        assert max(scripts.values()) < 250_000  # a script is read in one go
+        assert visit.page.locator(".bd-article .math:not(:has(mjx-container))").count() == 0
+
+
+def test_the_landing_page_is_light(opened, built_book):
+    """What it loads, compressed as servers do."""
+    visit = opened("book/index.html")
+    visit.page.wait_for_selector(".trainer[data-ready]", timeout=PATIENCE)
+    visit.page.wait_for_load_state("networkidle")
+    total = 0
+    for name, *_ in visit.page.evaluate(LOADED):
+        content = (built_book / re.sub(r"^https?://[^/]+/|[?#].*$", "", name)).read_bytes()
+        total += len(content) if name.endswith(".woff2") else len(gzip.compress(content, 9))
+    assert 100_000 < total < 600_000
+
+
+def test_plotly_comes_with_the_first_figure_that_is_near(opened):
+    visit = opened("notebooks/05b_corrected_theorem.html", size=NARROW)
+    visit.page.wait_for_function(FITTED, timeout=PATIENCE)
+    loaded = "performance.getEntriesByType('resource').some(({ name }) => name.includes('plotly'))"
+    assert visit.page.locator(FIGURE).first.bounding_box()["y"] > 1.8 * NARROW["height"]
+    assert not visit.page.evaluate(loaded)
+    visit.page.locator(FIGURE).first.scroll_into_view_if_needed()
+    visit.page.wait_for_selector(f"{FIGURE}[data-drawn]", timeout=PATIENCE)
+    assert visit.page.evaluate(loaded)
 
 
 def test_narrow_screen_does_not_scroll_sideways(visit):

@@ -106,12 +106,11 @@ def test_the_first_state_makes_the_point(opened):
     found = still.places()
     for (latent, rounded), name in zip(losses(page), still.PAIR, strict=True):
         assert [latent, rounded] == pytest.approx(found[name].tolist(), abs=1e-9)
-    assert "Full precision is ahead, 0.227 against 0.373" in says(page)
-    assert "Rounded to −1 and +1, BinaryConnect is ahead, 0.373 against 0.500" in says(page)
+    connect = still.PAIR[1]
+    assert "as trained, Full precision is ahead, 0.227 against 0.366" in says(page)
+    assert f"Rounded to −1 and +1, {connect} is ahead, 0.373 against 0.500" in says(page)
     assert "Rounding turns the order round." in says(page)
-    assert "Of all 512 networks of such weights, Full precision gives the 28th best, BinaryConnect the best." in says(
-        page
-    )
+    assert f"Of all 512 networks of such weights, Full precision gives the 28th best, {connect} the best." in says(page)
 
 
 @pytest.mark.parametrize("width", [1000, 390])
@@ -190,7 +189,9 @@ def test_step_play_pause_and_reset(opened):
     move(page, "lr", 0.2)
     assert page.locator("[data-key=alpha]").count() == 1
     page.get_by_role("button", name="Reset").click()
-    assert k(page) == 500 and "BinaryConnect is ahead" in says(page) and page.locator("[data-key=alpha]").count() == 0
+    assert (
+        k(page) == 500 and f"{still.PAIR[1]} is ahead" in says(page) and page.locator("[data-key=alpha]").count() == 0
+    )
 
 
 def test_play_stops_at_the_end_and_out_of_view(opened):

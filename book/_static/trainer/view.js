@@ -33,7 +33,7 @@ const ahead = ([a, b]) => (Math.abs(a - b) < 5e-4 ? 0 : a < b ? -1 : 1);
 // State and address -------------------------------------------------------------------------------------------------
 
 const CHOICES = { task: TASKS, a: CODES, b: CODES, base: BASES };
-const fresh = (task) => ({ task, a: "fp", b: "bc", ...TASKS[task].defaults, k: Infinity });
+const fresh = (task) => ({ task, a: "fp", b: "bcdet", ...TASKS[task].defaults, k: Infinity });
 
 /** The state that an address names; what it does not name, or names wrongly, is the task's own. */
 export function readState(hash) {
@@ -141,7 +141,7 @@ class Trainer {
     const select = element("select", { id: `${this.id}-${key}` }, ...options.map(([value, text]) => element("option", { value }, text)));
     select.addEventListener("change", () => {
       const state = key === "task" ? { ...fresh(select.value), a: this.state.a, b: this.state.b } : { ...this.state, [key]: select.value };
-      for (const side of ["a", "b"]) if (!methodsOf(state.task).some(([code]) => code === state[side])) state[side] = "bc";
+      for (const side of ["a", "b"]) if (!methodsOf(state.task).some(([code]) => code === state[side])) state[side] = "bcdet";
       this.change({ ...state, k: Infinity });
     });
     (this.menus ??= {})[key] = select;
@@ -150,7 +150,7 @@ class Trainer {
 
   /** One method: a menu, its network twice, its weights over time. */
   column(key) {
-    const menu = this.menu(key, key === "a" ? "One method" : "The other", Object.entries(CODES));
+    const menu = this.menu(key, key === "a" ? "Left" : "Right", Object.entries(CODES));
     const small = (word) => {
       const loss = element("b"), lead = document.createTextNode(""), caption = element("figcaption", {}, `${word}, loss`, element("br"), loss, lead);
       return { picture: this.picture(120, ""), loss, lead, caption };
@@ -355,7 +355,7 @@ class Trainer {
       return `${names[first]} is ahead, ${number(pair[first])} against ${number(pair[second])}`;
     };
     const to = bits === 1 ? "−1 and +1" : `the ${2 ** bits} levels`;
-    const parts = [`After ${k} of ${T} steps, by the loss of the weights as trained, ${verdict(trained)}. Rounded to ${to}, ${verdict(deployed)}.`];
+    const parts = [`After ${k} of ${T} steps, as trained, ${verdict(trained)}. Rounded to ${to}, ${verdict(deployed)}.`];
     const turned = ahead(trained) * ahead(deployed) < 0;
     if (turned) parts.push(element("strong", {}, " Rounding turns the order round."));
     if (task.all) {

@@ -17,9 +17,9 @@ from . import moons
 from .ensembles import train
 
 #: On this seed full precision is the best of all methods by its latent weights and the worst when they are rounded, and
-#: BinaryConnect the reverse. tests/study/tasks/test_still.py recomputes it; the landing page's next figure has the means of 512 seeds.
+#: BinaryConnect rounds to the best of all networks. tests/study/tasks/test_still.py recomputes it; Task II has the means of 512 seeds.
 SEED = 175
-PAIR = ("Full precision", "BinaryConnect")
+PAIR = ("Full precision", "BinaryConnect (deterministic)")
 
 WIDTH, HEIGHT = 168, 116  # of one panel
 GRID = "display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 8px"  # four beside each other, or two
