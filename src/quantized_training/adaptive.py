@@ -66,7 +66,7 @@ class BAMSProd(torch.optim.Optimizer):
         super().__init__(params, defaults | dict(sqrt_decay=sqrt_decay, ensemble=ensemble, quantize=True))
 
     def add_param_group(self, param_group: dict) -> None:
-        super().add_param_group(param_group)
+        torch.optim.Optimizer.add_param_group(self, param_group)
         try:
             self._check(self.param_groups[-1])
         except (TypeError, ValueError):

@@ -18,6 +18,7 @@ from ..results import Row
 from ..runner import Experiment
 from ..statistics import paired, summarise
 from ..tasks.binary_optimizers import OPTIMIZERS
+from ..vision.comparison import difference
 from . import adaptive_large as large
 from .adaptive_large import FLOAT32, FULL
 
@@ -92,11 +93,7 @@ def finals(rows: Iterable[Row], task: str) -> Scores:
 
 def gain(task: str, scores: Scores, a: str, b: str) -> Gain:
     """By how much a is better than b over the seeds that both have; NaN where one of them diverged, or for one seed."""
-    common = sorted(set(scores[a]) & set(scores[b]))
-    if len(common) < 2:
-        return math.nan, math.nan, math.nan
-    pair = [[scores[name][s] for s in common] for name in (a, b)]
-    return paired(*(pair if measure(task).more else pair[::-1]))
+    return difference(scores, *((a, b) if measure(task).more else (b, a)))
 
 
 def mean(scores: Scores, name: str) -> float:

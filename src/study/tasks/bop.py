@@ -28,14 +28,6 @@ class Bop(torch.optim.Optimizer):
     def __init__(self, params, lr: float = 1e-4, threshold: float = 1e-8) -> None:
         super().__init__(params, {"lr": lr, "threshold": threshold, "quantize": True})
 
-    def add_param_group(self, param_group: dict) -> None:
-        super().add_param_group(param_group)
-        try:
-            self._check(self.param_groups[-1])
-        except (TypeError, ValueError):
-            self.param_groups.pop()
-            raise
-
     @staticmethod
     def _check(group: dict) -> None:
         if not 0 < number("lr", group["lr"], finite=False) <= 1:
@@ -47,6 +39,7 @@ class Bop(torch.optim.Optimizer):
         if any((p == 0).any() for p in group["params"]):
             raise ValueError("a weight is 0 and has no sign to flip; start from weights on the levels, e.g. -1 and 1")
 
+    add_param_group = BAMSProd.add_param_group  # takes a group back that `_check` refuses
     step = BAMSProd.step  # refuses sparse gradients, and calls this for those of a group that have one:
 
     def _step(self, params: list[Tensor], group: dict) -> None:

@@ -31,11 +31,8 @@ class FrozenProxQuant(ProxQuant):
 
     def __init__(self, levels: Levels, slope: float, freeze: int) -> None:
         super().__init__(levels)
-        self.slope, self.freeze, self.elementwise = (
-            number("slope", slope, 0, strict=True),
-            integer("freeze", freeze, 1),
-            False,
-        )
+        self.slope = number("slope", slope, 0, strict=True)
+        self.freeze, self.elementwise = integer("freeze", freeze, 1), False
 
     def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
         if self.t < self.freeze:
@@ -63,10 +60,8 @@ class BayesBiNN(Method):
         if levels.values != (-1.0, 1.0):
             raise ValueError(f"BayesBiNN has the levels -1 and 1 alone, got {levels.values}")
         self.images, self.rate = integer("images", images, 1), number("rate", rate, 0, strict=True)
-        self.temperature, self.start = (
-            number("temperature", temperature, 0, strict=True),
-            number("start", start, 0, strict=True),
-        )
+        self.temperature = number("temperature", temperature, 0, strict=True)
+        self.start = number("start", start, 0, strict=True)
         self._generator = torch.Generator().manual_seed(integer("seed", seed, 0))
 
     def optimizer(self, base: torch.optim.Optimizer, rule: Method) -> QuantizedOptimizer:
