@@ -242,7 +242,8 @@ def train(
         for epoch in range(epochs):
             for group, rate in rates:
                 group["lr"] = rate(epoch)
-            seconds, losses = stopwatch(device), []
+            # a sum: the loss of each batch kept by itself would keep the memory around it from being used again
+            seconds, total, batches = stopwatch(device), torch.zeros((), dtype=torch.float64, device=device), 0
             try:
                 for loss in task.kind.losses(model.train(), training, task.batch, draws):
                     model.zero_grad()
@@ -251,13 +252,14 @@ def train(
                         clip_norms(model.parameters(), setting.clip)
                     for o in optimizers:
                         o.step()
-                    losses.append(loss.detach())
+                    total += loss.detach()
+                    batches += 1
             except FloatingPointError:
                 nothing = dict.fromkeys(("loss", "score", "seconds"), math.nan)
                 record.append({"epoch": epoch + 1, "updates": updates} | nothing)
                 break
-            updates += len(losses)
-            row = {"epoch": epoch + 1, "updates": updates, "loss": torch.stack(losses).double().mean().item()}
+            updates += batches
+            row = {"epoch": epoch + 1, "updates": updates, "loss": total.item() / batches}
             seconds = seconds()
             with torch.no_grad():
                 row["score"] = task.kind.measure(model.eval(), valid if part == "tuning" else test)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import pickle
+import resource
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -252,6 +254,28 @@ def test_clipping_holds_a_step_of_sgd_back():
 def test_a_run_that_diverges_ends_with_nan():
     _, record = large.train(tiny("detector", epochs=5), "SGD(M)", Setting(1e30, {"momentum": 0.9}), "test", 0)
     assert 1 <= len(record) < 5 and math.isnan(record[-1]["loss"]) and math.isnan(record[-1]["score"])
+
+
+def resident() -> int:
+    """Bytes of memory that this process occupies."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read from Linux")
+def test_memory_does_not_grow_with_the_number_of_batches(monkeypatch):
+    """Of a vocabulary as large as Penn Treebank's: the outputs of one batch are 6 MB."""
+    data = large.Data(*(sentences(n, vocabulary=10_000) for n in (35 * 100, 35, 35)))
+    task = tiny("LSTM", network=partial(Language, 10_000, 4), data=lambda: data, epochs=1)
+    seen, losses = [], large.Words.losses
+
+    def watched(*how):
+        for loss in losses(*how):
+            seen.append(resident())
+            yield loss
+
+    monkeypatch.setattr(large.Words, "losses", staticmethod(watched))
+    large.train(task, "Adam", Setting(1e-3), "test", 0)
+    assert len(seen) == 100 and seen[-1] - seen[20] < 100e6
 
 
 # Scores and batches
