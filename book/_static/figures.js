@@ -340,7 +340,7 @@
     if (!narrow.matches) return;
     const bars = [layout.coloraxis?.colorbar, ...data.map(({ colorbar, marker }) => colorbar ?? marker?.colorbar)];
     if (bars.some((bar) => bar?.orientation === "h")) layout.margin = { ...layout.margin, b: (layout.margin?.b ?? 50) + 24 }; // its words stand aslant
-    layout.margin = { ...layout.margin, l: Math.min(layout.margin?.l ?? 50, 50), r: Math.min(layout.margin?.r ?? 10, 10) };
+    if (layout.margin?.autoexpand !== false) layout.margin = { ...layout.margin, l: Math.min(layout.margin?.l ?? 50, 50), r: Math.min(layout.margin?.r ?? 10, 10) };
     if (layout.legend?.orientation !== "h") layout.legend = { ...layout.legend, orientation: "h", x: 0, y: -0.2, yanchor: "top" };
   }
 

@@ -70,7 +70,7 @@ def draw(
     """
     columns = len(panels) // rows
     spacing = {"shared_xaxes": True, "shared_yaxes": True, "horizontal_spacing": 0.04, "vertical_spacing": 0.1}
-    margin = {"l": 60, "t": 40, "b": 130, "r": 10}
+    margin = {"l": 75, "t": 40, "b": 130, "r": 10, "autoexpand": False}  # else all is laid out twice
     fig = fg.figure(alt, dict.fromkeys(panels, ()), columns, spacing, height=height, margin=margin, showlegend=False)
     fig.update_annotations(font_size=11)  # the titles of the panels, narrow on a phone
     fig.update_xaxes(showgrid=False)
