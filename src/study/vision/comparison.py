@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -19,6 +20,7 @@ from .grid import FULL
 
 Scores = dict[str, dict[int, float]]  # method -> seed -> score, larger is better
 
+FULL_PRECISION = "Full precision"
 SCORES = {"rounded": "quantised_accuracy", "re-estimated": "reestimated_accuracy", "latent": "latent_accuracy"}
 ROUNDED = "re-estimated"  # what a search chooses by, and a recommendation speaks of
 
@@ -109,3 +111,45 @@ def paired_seeds(scores: Scores) -> Scores:
     """The scores of the seeds that every method has: of a table that still grows, its finished rounds."""
     common = set.intersection(*(set(x) for x in scores.values()))
     return {method: {seed: x[seed] for seed in sorted(common)} for method, x in scores.items()}
+
+
+# Where the methods were compared
+
+
+class Field(NamedTuple):
+    """A table of runs with chosen settings; bits; what its scores times `factor` are in words; whether more is better."""
+
+    table: str
+    bits: int
+    factor: float
+    words: str
+    more: bool = True
+
+
+RIGHT = "test images right, %"
+FIELDS = {
+    "one bit": Field("tuned_subset", 1, 100.0, RIGHT),
+    "two bits": Field("tuned_subset", 2, 100.0, RIGHT),
+    "four bits": Field("tuned_subset", 4, 100.0, RIGHT),
+    "one bit, all of CIFAR-10": Field("cifar", 1, 100.0, RIGHT),
+    "three levels, a transformer": Field("characters", 2, -1.0, "bits per character of the test text", False),
+}
+
+
+def _per_character(row: Mapping) -> dict:
+    """A row of `characters` as one of images: less is better, so that the bits get a minus."""
+    scores = {SCORES[k]: -row[f"{v}_bits"] for k, v in (("latent", "latent"), (ROUNDED, "quantised"))}
+    bits = FULL if row["method"] == FULL_PRECISION else row["bits"]
+    return {k: row[k] for k in ("method", "seed")} | {"bits": bits, "epoch": row["round"], "precision": ""} | scores
+
+
+def compared(least: int = 3) -> dict[str, Scores]:
+    """Of each of `FIELDS` that is stored: the scores at the seeds that all its methods have, if these are `least` or more."""
+    found = {}
+    for where, field in FIELDS.items():
+        table = [_per_character(r) if field.table == "characters" else r for r in rows(field.table)]
+        scores = finals(table, field.bits) if any(r["bits"] == field.bits for r in table) else {}
+        scores = paired_seeds(scores) if scores else {}
+        if len(scores.get(FULL_PRECISION, ())) >= least:
+            found[where] = scores
+    return found

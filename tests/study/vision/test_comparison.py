@@ -75,3 +75,39 @@ def test_a_search_by_method_and_setting_the_best_first():
 def test_a_table_that_grows_is_judged_by_the_seeds_that_all_have():
     scores = {"a": {1: 0.1, 2: 0.2, 3: 0.3}, "b": {3: 0.5, 1: 0.4}}
     assert comparison.paired_seeds(scores) == {"a": {1: 0.1, 3: 0.3}, "b": {1: 0.4, 3: 0.5}}
+
+
+def character(method, seed, number, latent, quantised):
+    return {
+        "method": method,
+        "bits": 2,
+        "seed": seed,
+        "round": number,
+        "latent_bits": latent,
+        "quantised_bits": quantised,
+    }
+
+
+def test_where_the_methods_were_compared(monkeypatch):
+    images = [row(m, s, 0.5, 2) for m in "AB" for s in (1, 2, 3)] + [row("A", s, 0.5, 4) for s in (1, 2)]
+    images += [row("Full precision", s, 0.9, FULL) for s in (1, 2, 3, 4)]
+    text = [character("A", s, n, 1.0, 3.0 - n) for s in (1, 2, 3) for n in (1, 2)]
+    text += [character("Full precision", s, n, 0.5, 9.0) for s in (1, 2, 3) for n in (1, 2)]
+    monkeypatch.setattr(comparison, "rows", {"tuned_subset": images, "characters": text, "cifar": []}.get)
+    found = comparison.compared()
+    assert list(found) == ["two bits", "three levels, a transformer"], "four bits have two seeds, one bit has none"
+    assert found["two bits"] == {"Full precision": dict.fromkeys((1, 2, 3), 0.9)} | {
+        m: dict.fromkeys((1, 2, 3), 0.5) for m in "AB"
+    }
+    assert found["three levels, a transformer"] == {
+        "Full precision": dict.fromkeys((1, 2, 3), -0.5),
+        "A": dict.fromkeys((1, 2, 3), -1.0),
+    }, "the last round; full precision is not rounded"
+    assert "four bits" in comparison.compared(2)
+
+
+def test_a_table_that_is_not_whole_waits(monkeypatch):
+    some = [row(m, s, 0.5) for m in "AB" for s in (1, 2, 3) if (m, s) != ("B", 3)]
+    some += [row("Full precision", s, 0.9, FULL) for s in (1, 2, 3)]
+    monkeypatch.setattr(comparison, "rows", lambda name: some if name == "cifar" else [])
+    assert comparison.compared() == {} and list(comparison.compared(2)) == ["one bit, all of CIFAR-10"]
