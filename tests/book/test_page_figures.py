@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
 
+import jupytext
 import pytest
 from plotly.offline import get_plotlyjs_version
 
 from book_figures import address, caption, chapter
-from build import notebooks
+from build import code_cells, notebooks
 from conftest import ROOT
 
 BUNDLE = ROOT / "book" / "_static" / f"plotly-{get_plotlyjs_version()}.min.js"
@@ -47,6 +49,42 @@ def test_every_trace_of_the_book_is_in_the_bundle(built_book):
 )
 def test_caption_is_the_title_or_the_first_sentence(layout, alt, shown):
     assert caption(layout, alt) == shown
+
+
+def untitled(code: str) -> list[str]:
+    """The calls of figure(...) that name no title of their own, as source."""
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    made = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "figure"]
+    return [ast.unparse(call) for call in made if "title" not in {keyword.arg for keyword in call.keywords}]
+
+
+def test_a_figure_without_a_title_is_found():
+    assert untitled('fg.figure("A curve.", title="It falls")\nfg.table(["a"])') == []
+    bare = "fig = figures.figure('A curve.', (), yaxis_title='loss', **AXES)"
+    assert untitled(f"def draw():\n    {bare}\n") == [bare.removeprefix("fig = ")]
+
+
+TITLED_ELSEWHERE = pytest.mark.xfail(
+    strict=True, reason="the two figures of the scorecard get their titles with its new text"
+)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(source, id=source.stem, marks=TITLED_ELSEWHERE if source.stem == "12_scorecard" else ())
+        for source in notebooks(ROOT)
+    ],
+)
+def test_every_figure_says_its_point(source):
+    """Else its caption is the first sentence of the text alternative, which says what is drawn."""
+    found = [call for cell in code_cells(jupytext.read(source)) for call in untitled(cell.source)]
+    assert not found, "\n".join(found)
+
+
+def test_every_figure_that_the_study_draws_says_its_point():
+    found = [call for path in (ROOT / "src" / "study").rglob("*.py") for call in untitled(path.read_text("utf-8"))]
+    assert not found, "\n".join(found)
 
 
 def test_numbers_and_addresses():

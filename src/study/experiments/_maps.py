@@ -59,6 +59,7 @@ def draw(
     panels: Mapping[str, Mapping],
     maps: Mapping[str, Map],
     across: str,
+    title: str,
     start: str = "state of most seeds",
     menu: str = "Map",
     rows: int = 2,
@@ -71,7 +72,8 @@ def draw(
     columns = len(panels) // rows
     spacing = {"shared_xaxes": True, "shared_yaxes": True, "horizontal_spacing": 0.04, "vertical_spacing": 0.1}
     margin = {"l": 75, "t": 40, "b": 130, "r": 10, "autoexpand": False}  # else all is laid out twice
-    fig = fg.figure(alt, dict.fromkeys(panels, ()), columns, spacing, height=height, margin=margin, showlegend=False)
+    look = {"height": height, "margin": margin, "showlegend": False}
+    fig = fg.figure(alt, dict.fromkeys(panels, ()), columns, spacing, title=title, **look)
     fig.update_annotations(font_size=11)  # the titles of the panels, narrow on a phone
     fig.update_xaxes(showgrid=False)
     fig.update_yaxes(showgrid=False)

@@ -228,6 +228,16 @@ def conclusion(task: str, scores: Scores) -> str:
     return " ".join([*said, _full_precision(task, scores, good[0])])
 
 
+def headline(task: str, scores: Scores) -> str:
+    """The title of a network's figure: whose mean is best, and from how many that did not diverge the seeds tell it apart."""
+    good = order(task, scores)
+    if not any(learned(task, scores, name) for name in good):
+        return f"{task}: no optimiser learned anything"
+    first, *others = good
+    behind = sum(_side(gain(task, scores, first, name)) > 0 for name in others)
+    return f"{task}: {first} has the best mean, told apart from {behind} of {len(others)} others"
+
+
 def _full_precision(task: str, scores: Scores, first: str) -> str:
     full, found = value(task, scores, FULL), gain(task, scores, FULL, first)
     if not math.isfinite(found[0]):

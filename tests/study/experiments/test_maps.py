@@ -37,8 +37,9 @@ def test_a_map_shows_states_and_its_menu_the_losses():
     stored = rows("I") + rows("II")
     panels = {f"Task {task}": {"task": task} for task in ("I", "II")}
     views = {"α": maps.Map({}, "lr", "γ", "alpha", "α", [(1.0, 4.0), (0.1, 0.1)])}
-    fig = maps.draw("what is seen", stored, panels, views, "γ", rows=1)
+    fig = maps.draw("what is seen", stored, panels, views, "γ", "what it says", rows=1)
     states, mark, *_ = fig.data
+    assert fig.layout.title.text == "what it says"
     assert [list(line) for line in states.z] == [[5, 5], [5, 5], [5, 0]]
     assert (mark.x[0], mark.y[0]) == (1, 2) and fig.data[3].y[0] == 1
     (menu,) = fig.layout.updatemenus

@@ -133,6 +133,19 @@ def test_full_precision_tells_size_from_binary_weights(task, none, some):
     assert f"{'SGD(M)'} learned nothing." in said(task, level(some, some, SGD=none))
 
 
+def test_a_headline_counts_whom_the_best_is_told_apart_from():
+    def headline(task, means, own=wobble):
+        return rk.headline(task, rk.finals(runs(task, means, own), task))
+
+    won = "{}: {} has the best mean, told apart from {} others".format
+    assert headline("ResNet-34", level(Bop=0.55)) == won("ResNet-34", "Bop", "6 of 6")
+    assert headline("LSTM", level(150, 90, Adam=120, Bop=120.001)) == won("LSTM", "Adam", "5 of 6")
+    gone = lambda name, seed: math.nan if name == "SGD(M)" else wobble(name, seed)  # noqa: E731
+    assert headline("ResNet-34", level(BAMSProd=0.55), gone) == won("ResNet-34", "BAMSProd", "5 of 5")
+    none = "LSTM: no optimiser learned anything"
+    assert headline("LSTM", level(630, 90)) == headline("LSTM", level(), lambda name, seed: math.nan) == none
+
+
 def test_networks_are_finished_when_all_their_runs_are_there():
     rows = [{"unit": key} for key in large.SMALL.units]
     assert rk.finished(large.SMALL, rows) == list(SMALL) and rk.to_do(large.SMALL, rows) == ""
