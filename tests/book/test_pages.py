@@ -353,7 +353,7 @@ def test_play_runs_only_when_asked_and_can_be_paused(opened, built_book):
     start = slider.input_value()
     visit.page.wait_for_timeout(300)
     assert slider.input_value() == start, "motion must not start by itself"
-    play = slider.evaluate_handle("s => s.parentElement.querySelector('button')").as_element()
+    play = slider.evaluate_handle("s => s.parentElement.querySelector('button:not(.nudge)')").as_element()
     slider.press("Home")
     play.focus()
     visit.page.keyboard.press("Enter")
