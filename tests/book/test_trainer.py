@@ -500,6 +500,9 @@ def test_the_same_in_python_prints_the_same(opened, state):
 @pytest.mark.parametrize(("theme", "width"), [("light", 1000), ("dark", 390)])
 def test_it_is_accessible_and_narrow_enough(opened, kind, theme, width):
     page = opened(kind, "#task=II&a=askew&b=sgda", theme=theme, width=width)
+    if kind == "playground":
+        page.evaluate(EXPERIMENTS)
+        page.evaluate("document.querySelector('.trainer').trainer.ask('#task=II&b=askew')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for summary in page.locator("summary").all():
         summary.click()
