@@ -107,8 +107,8 @@ def _open_texts(node: nodes.Node):
 
 
 def _hints(app, doctree, docname: str) -> None:
-    """The first of each word and symbol on a chapter's page."""
-    if not docname.startswith("notebooks/") or not known()["terms"]:
+    """The first of each word and symbol on a chapter's page, the landing page and the playground."""
+    if not docname.startswith(("notebooks/", "book/index", "book/playground")) or not known()["terms"]:
         return
     terms = {form: term for term, about in known()["terms"].items() for form in about["forms"]}
     form_of = re.compile(rf"\b({'|'.join(map(re.escape, terms))})\b", re.IGNORECASE)

@@ -106,8 +106,8 @@
     return intervals.map(([a, b]) => `${a.toFixed(digits)} to ${b.toFixed(digits)}`).join("; ");
   }
 
-  /** The controls of one figure, as elements; `element` and `freshId` are those of figures.js. */
-  function controls(Plotly, plot, settings, { element, freshId }) {
+  /** The controls of one figure, as elements; `element`, `freshId` and `between` are those of figures.js. */
+  function controls(Plotly, plot, settings, { element, freshId, between }) {
     const state = { levels: settings.levels, epsilon: settings.epsilon, constraint: settings.constraint };
     const ids = { levels: freshId(), error: freshId(), epsilon: freshId(), constraint: freshId() };
 
@@ -170,7 +170,7 @@
       element("div", { class: `figure-control figure-${kind}` }, element("label", { for: id }, label), ...nodes);
     return [
       control("text", "Levels", ids.levels, text, error),
-      control("range", "Tolerance ε", ids.epsilon, range, shown),
+      control("range", "Tolerance ε", ids.epsilon, ...between(range, "Tolerance ε"), shown),
       control("select", "Constraint", ids.constraint, select),
       answer,
     ];

@@ -91,6 +91,19 @@
 
   // Controls --------------------------------------------------------------------------------------------------------
 
+  /** A slider between two buttons that move it by one notch, for fingers; those who tab have the arrow keys. */
+  function between(input, label) {
+    const [less, more] = [["−", "less", () => input.stepDown()], ["+", "more", () => input.stepUp()]].map(([sign, word, move]) => {
+      const button = element("button", { type: "button", class: "nudge", tabindex: -1, "aria-label": `${label}: ${word}` }, sign);
+      button.addEventListener("click", () => {
+        move();
+        input.dispatchEvent(new Event("input"));
+      });
+      return button;
+    });
+    return [less, input, more];
+  }
+
   let count = 0;
   const freshId = () => `figure-control-${++count}`;
 
@@ -154,7 +167,7 @@
     stop();
     play.setAttribute("aria-describedby", `${id}-label`);
     const name = element("label", { for: id, id: `${id}-label` }, label);
-    return element("div", { class: "figure-control figure-range" }, name, input, output, play);
+    return element("div", { class: "figure-control figure-range" }, name, ...between(input, label), output, play);
   }
 
   function selectControl(Plotly, plot, menu) {
@@ -397,7 +410,7 @@
       await pause();
       if (frames.length) await Plotly.addFrames(plot, frames);
       const live = window.quantizedTraining?.live[layout.meta?.live?.kind]; // recomputed here (constraint.js), not stored
-      const controls = live ? live(Plotly, plot, layout.meta.live, { element, freshId }) : [
+      const controls = live ? live(Plotly, plot, layout.meta.live, { element, freshId, between }) : [
         ...updatemenus.map((menu) => selectControl(Plotly, plot, menu)),
         ...sliders.map((slider) => rangeControl(Plotly, plot, slider)),
       ].filter(Boolean);

@@ -353,7 +353,7 @@ def test_play_runs_only_when_asked_and_can_be_paused(opened, built_book):
     start = slider.input_value()
     visit.page.wait_for_timeout(300)
     assert slider.input_value() == start, "motion must not start by itself"
-    play = slider.evaluate_handle("s => s.parentElement.querySelector('button')").as_element()
+    play = slider.evaluate_handle("s => s.parentElement.querySelector('button:not(.nudge)')").as_element()
     slider.press("Home")
     play.focus()
     visit.page.keyboard.press("Enter")
@@ -365,6 +365,10 @@ def test_play_runs_only_when_asked_and_can_be_paused(opened, built_book):
     stopped = slider.input_value()
     visit.page.wait_for_timeout(500)
     assert slider.input_value() == stopped
+    visit.page.set_viewport_size(NARROW)  # with buttons for fingers
+    for word, value in (("more", int(stopped) + 1), ("less", int(stopped))):
+        slider.evaluate_handle("s => s.parentElement").as_element().query_selector(f"[aria-label$={word}]").click()
+        assert int(slider.input_value()) == value
 
 
 def test_search_finds_a_page_by_its_title(opened):

@@ -73,6 +73,11 @@ def opened(chromium, address):
     assert faults == []
 
 
+def experiment_links() -> list[str]:
+    text = (ROOT / "book" / "playground.md").read_text(encoding="utf-8")
+    return [link.replace("&amp;", "&") for link in re.findall(r'href="(#[^"]+)"', text)]
+
+
 def k(page) -> int:
     return page.evaluate("document.querySelector('.trainer').trainer.k")
 
@@ -152,17 +157,85 @@ def test_all_pictures_are_drawn_after_another_method_and_another_seed(opened):
     assert min(page.evaluate(COLOURS)) > 8
 
 
-def test_an_experiment_takes_its_question_along_and_leads_back(opened):
+EXPERIMENTS = """document.querySelector('main').insertAdjacentHTML('beforeend', `
+  <section id="one"><span id="pg-one"></span><h3>One<a href="#">#</a></h3>
+  <p><a class="trainer-link" href="#task=II&b=askew">Open the run</a> Look. <strong>Which?</strong>
+  <a class="trainer-link" href="#task=II&b=askew&from=10">Start annealing in epoch 10</a></p>
+  <details><summary>Answer</summary><p>That one.</p></details></section>
+  <section id="two"><h3>Two</h3><p><a class="trainer-link" href="#task=bowl">Open the run</a></p></section>`)"""
+
+
+def test_an_experiment_stands_above_its_run_with_its_steps_and_its_answer(opened):
     page = opened("playground")
-    page.evaluate(
-        """document.querySelector('main').insertAdjacentHTML('beforeend', `<section id="pg-one"><h3>One<a href="#">#</a></h3>
-        <p><a class="trainer-link" href="#task=II&b=askew">Open the run</a>: look. <strong>Which?</strong></p></section>`)"""
+    page.evaluate(EXPERIMENTS)
+    page.locator("#one a.trainer-link").first.click()
+    card = page.locator(".trainer-card")
+    assert re.sub(r"\s+", " ", card.locator("p").first.text_content()) == (
+        "One Open the run Look. Which? Start annealing in epoch 10"
     )
-    page.get_by_text("Open the run").click()
-    question = page.locator(".trainer-question")
-    assert question.text_content() == "One. Which? To its answer"
-    question.get_by_role("link").click()
-    page.wait_for_function("location.hash === '#pg-one'")
+    assert card.locator("p").last.text_content() == "Next: Two"
+    answer = card.get_by_text("That one.")
+    assert not answer.is_visible() and card.locator("[id]").count() == 0
+    card.get_by_text("Answer").click()
+    card.get_by_text("Start annealing").click()
+    page.wait_for_function("document.querySelector('.trainer').trainer.state.from === 10", timeout=PATIENCE)
+    assert answer.is_visible(), "a further step of the same experiment"
+    card.get_by_role("link", name="Two").click()
+    page.wait_for_function("document.querySelector('.trainer').trainer.state.task === 'bowl'", timeout=PATIENCE)
+    assert card.text_content() == "Two Open the run"
+
+
+def test_the_playground_opens_at_the_first_experiment(opened):
+    page = opened("playground")
+    assert page.evaluate("location.hash") == experiment_links()[0]
+    assert page.evaluate("document.querySelector('.trainer').trainer.state.seed") != still.SEED
+
+
+def test_a_diverged_run_is_ahead_of_nobody(opened):
+    page = opened("playground", "#task=line&a=bcdet&b=modified&c=-0.3&w0=-1.5&eps=0.1&alpha=30&clip=1000")
+    assert (
+        "as trained, Modified ASkewSGD has diverged" in says(page)
+        and "ahead" not in page.locator(".trainer").text_content()
+    )
+    assert "beyond the picture" in page.locator(".trainer-run figcaption").last.text_content()
+    page = opened("playground", "#task=line&c=-0.3")
+    assert "the losses are" in says(page) and "ahead" not in page.locator(".trainer").text_content()
+    page = opened("playground", "#task=II&b=sgda&rate=0.3&dmax=10")
+    assert "SGDA has diverged" in says(page) and "turns" not in says(page)
+    page = opened("playground", "#task=II&lr=3&base=momentum")  # far out, but where the loss is small
+    assert "Full precision is ahead" in says(page)
+
+
+@pytest.mark.parametrize("key", ["w0", "eps", "rate"])
+def test_every_slider_moves_by_one_notch_under_a_finger(opened, key):
+    page = opened("playground", "#task=bowl&a=sgda&b=askew&w0=0", width=390, has_touch=True)
+    assert page.locator(".trainer input[type=range]").count() == page.get_by_role("button", name=": more").count()
+    control = page.locator(f"[data-key={key}]")
+    index = int(control.input_value())
+    for word, expected in (("more", index + 1), ("less", index), ("less", index - 1)):
+        button = control.locator("xpath=..").get_by_role("button", name=f": {word}")
+        assert min(button.bounding_box()[side] for side in ("width", "height")) >= 24
+        button.tap()
+        page.wait_for_function("!document.querySelector('.trainer').trainer.due", timeout=PATIENCE)
+        assert int(control.input_value()) == expected
+        state = page.evaluate(f"document.querySelector('.trainer').trainer.state.{key}")
+        assert control.locator("xpath=../output").text_content() == f"{state:g}".replace("-", "−")
+
+
+def test_the_pictures_stand_next_to_play_on_a_phone(opened):
+    page = opened("landing", width=390)
+    play, pictures = page.locator(".trainer-bar"), page.locator(".trainer-two canvas")
+    lowest = max(box["y"] + box["height"] for box in (picture.bounding_box() for picture in pictures.all()))
+    assert lowest - play.bounding_box()["y"] < 560, "on one screen"
+    assert page.locator(".trainer-says").bounding_box()["y"] > lowest
+
+
+def test_every_method_is_described_in_a_line(opened):
+    page = opened()
+    for code, name in page.locator("#trainer-1-a option").evaluate_all("all => all.map(o => [o.value, o.textContent])"):
+        page.locator("#trainer-1-a").select_option(code)
+        words = page.locator(".trainer-about").first.text_content()
+        assert name and 4 < len(words.split()) < 16 and words.endswith(".")
 
 
 # Controls
@@ -266,7 +339,11 @@ def test_every_control_is_within_twelve_tab_stops(opened):
     settings = ["seed", "lr", "eps", "from", "alpha", "clip", "dualeps", "rate"]
     assert stops[:12] == ["button", "time", "a", "b", *settings]
     page = opened("playground", "#task=valley&a=askew&b=sgda")
-    assert tab_stops(page)[:8] == ["task", "base", "button", "time", "a", "b", "seed", "summary"]
+    page.evaluate(EXPERIMENTS)
+    page.evaluate("document.querySelector('.trainer').trainer.ask('#task=II&b=askew')")
+    card = ["a", "a", "summary", "a"]
+    assert (stops := tab_stops(page))[:4] == card
+    assert stops[4:12] == ["task", "base", "button", "time", "a", "b", "seed", "summary"]
     page.locator("[data-key=seed]").focus()
     reached = ["seed"]
     while len(reached) < 20:
@@ -356,9 +433,8 @@ def test_a_wrong_address_is_not_taken(opened):
 
 
 def test_the_links_of_the_experiments_name_states_that_exist(opened):
-    text = (ROOT / "book" / "playground.md").read_text(encoding="utf-8")
-    links = [link.replace("&amp;", "&") for link in re.findall(r'href="(#[^"]+)"', text)]
-    assert len(links) == 5
+    links = experiment_links()
+    assert len(links) == len(set(links)) > 7
     page = opened("playground")
     for link in links:
         page.evaluate("link => (location.hash = link)", link)
@@ -371,7 +447,7 @@ def test_the_links_of_the_experiments_name_states_that_exist(opened):
             page.wait_for_function(
                 "([k, v]) => String(document.querySelector('.trainer').trainer.state[k]) === v", arg=[key, value]
             )
-            assert key in ("a", "b") or page.locator(f"[data-key={key}]").count() == 1
+            assert key in ("a", "b", "k") or page.locator(f"[data-key={key}]").count() == 1
 
 
 def test_the_landing_page_links_to_its_run(opened):
@@ -424,6 +500,9 @@ def test_the_same_in_python_prints_the_same(opened, state):
 @pytest.mark.parametrize(("theme", "width"), [("light", 1000), ("dark", 390)])
 def test_it_is_accessible_and_narrow_enough(opened, kind, theme, width):
     page = opened(kind, "#task=II&a=askew&b=sgda", theme=theme, width=width)
+    if kind == "playground":
+        page.evaluate(EXPERIMENTS)
+        page.evaluate("document.querySelector('.trainer').trainer.ask('#task=II&b=askew')")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for summary in page.locator("summary").all():
         summary.click()

@@ -17,6 +17,22 @@ export const CODES = {
   proxsq: "ProxQuant (squared L2)", askew: "ASkewSGD", modified: "Modified ASkewSGD", sgda: "SGDA",
 };
 
+/** What each method does, in a line. */
+export const ABOUT = {
+  "Full precision": "Ordinary descent; it does not know of the levels.",
+  "BinaryConnect": "Gradient at randomly rounded weights; the step moves the real ones.",
+  "BinaryConnect (deterministic)": "Gradient at the rounded weights; the step moves the real ones.",
+  "Debiased BinaryConnect": "BinaryConnect, each gradient weighted by the chance of its rounding.",
+  "Straight-through": "Gradient at the rounded weights; none for a weight beyond the levels.",
+  "k-bit straight-through": "The same, rounded on an even grid and kept between the levels.",
+  "ProxQuant (L1)": "After each step every weight goes a bit towards its level.",
+  "ProxQuant (L2)": "After each step the weights together go a bit towards their levels.",
+  "ProxQuant (squared L2)": "After each step a share of each distance to a level is taken away.",
+  "ASkewSGD": "A weight outside its interval is pushed back; the intervals shrink.",
+  "Modified ASkewSGD": "ASkewSGD with up to twice the push.",
+  "SGDA": "A price on each weight that is not at a level, raised step by step.",
+};
+
 const COMMON = { seed: 0, lr: 1, base: "sgd", eps: 1, from: 0, alpha: 0.5, clip: 1, strength: 0.002, dualeps: 0.5, rate: 0.001, dmax: 1, delta: 0.02 };
 const WEIGHTS = { ...COMMON, lr: 0.1, eps: 0.9, rate: 0.05, dmax: 5, strength: 0.01, c: 0.3, w0: -0.7, noise: 0 };
 

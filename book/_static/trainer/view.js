@@ -4,7 +4,7 @@
  * A run is computed at once, for all steps; playing shows one step after the other. Losses over time are filled in between
  * frames, coarse first. Nothing moves by itself, and nothing runs while the trainer is out of view.
  */
-import { TASKS, SETTINGS, BASES, CODES, Run, taskOf, settingsOf, methodsOf } from "./run.js";
+import { TASKS, SETTINGS, BASES, CODES, ABOUT, Run, taskOf, settingsOf, methodsOf } from "./run.js";
 import { Picture, palette, paintMoons, paintSigns, paintCurve, paintPlane, paintWeights, paintLosses, paintPlaces } from "./draw.js";
 import { feasible } from "./methods.js";
 import { program, printed } from "./python.js";
@@ -13,6 +13,8 @@ const STEPS_PER_SECOND = 60;
 const STILLS_PER_SECOND = 2; // where motion is unwelcome: one picture per epoch instead
 const TURNS = 3; // while playing, the rounded networks, the lower pictures and the words change in every third frame, in turn
 const LATER = 5; // milliseconds of each frame for losses that are still missing
+const OPENING = "#task=II&seed=0"; // the playground's first experiment
+const EDGE = 8; // no picture shows a weight further out
 
 let count = 0;
 function element(tag, attributes = {}, ...children) {
@@ -20,6 +22,19 @@ function element(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
   return node;
+}
+
+/** A slider between two buttons that move it by one notch, for fingers; those who tab have the arrow keys. */
+function between(input, label) {
+  const [less, more] = [["−", "less", () => input.stepDown()], ["+", "more", () => input.stepUp()]].map(([sign, word, move]) => {
+    const button = element("button", { type: "button", class: "nudge", tabindex: -1, "aria-label": `${label}: ${word}` }, sign);
+    button.addEventListener("click", () => {
+      move();
+      for (const name of ["input", "change"]) input.dispatchEvent(new Event(name));
+    });
+    return button;
+  });
+  return [less, input, more];
 }
 
 const number = (value) => (Math.abs(value) >= 1000 ? value.toExponential(1) : value.toFixed(3)).replace("-", "−");
@@ -68,11 +83,17 @@ class Trainer {
   constructor(root) {
     Object.assign(this, { root, full: "full" in root.dataset, id: `trainer-${++count}`, kept: {}, playing: false, turn: 0 });
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
-    this.state = this.full ? readState(location.hash) : readState(root.dataset.state ?? "");
+    const hash = location.hash.includes("=") ? location.hash : OPENING;
+    this.state = readState(this.full ? hash : root.dataset.state ?? "");
     this.build();
     this.compute();
     this.watch();
     this.settle(); // words do not wait until the pictures come into view
+    if (this.full) {
+      const ask = () => this.ask(hash);
+      if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", ask); // experiments stand further down
+      else ask();
+    }
     root.dataset.ready = Math.round(performance.now()); // milliseconds since the page was opened
   }
 
@@ -87,7 +108,7 @@ class Trainer {
     this.roving(this.tools, "ArrowLeft", "ArrowRight");
     this.time = element("input", { type: "range", min: 0, step: 1, id: `${this.id}-time` });
     this.shown = element("output", { for: this.time.id });
-    const time = element("div", { class: "figure-control figure-range" }, element("label", { for: this.time.id }, "Step"), this.time, this.shown);
+    const time = element("div", { class: "figure-control figure-range" }, element("label", { for: this.time.id }, "Step"), ...between(this.time, "Step"), this.shown);
     const menus = full ? [this.menu("task", "Task", Object.entries(TASKS).map(([key, { label }]) => [key, label])), this.menu("base", "Step sizes", Object.entries(BASES))] : [];
     this.says = element("p", { class: "trainer-says", "aria-live": "polite" });
     this.columns = ["a", "b"].map((key) => this.column(key));
@@ -99,9 +120,9 @@ class Trainer {
     this.settings.classList.add("figure-controls", "trainer-settings");
     if (full) this.roving(this.settings, "ArrowUp", "ArrowDown");
     this.data = element("div", { class: "table-wrap", tabindex: "0", role: "region", "aria-label": "The numbers of this step" });
-    this.question = element("p", { class: "trainer-question" });
+    this.card = element("div", { class: "trainer-card" });
     const parts = [
-      ...(full ? [this.question] : []),
+      ...(full ? [this.card] : []),
       ...(menus.length ? [element("div", { class: "figure-controls" }, ...menus)] : []),
       element("div", { class: "figure-controls trainer-bar" }, this.tools, time),
       this.says,
@@ -156,16 +177,16 @@ class Trainer {
       return { picture: this.picture(120, ""), loss, lead, caption };
     };
     const latent = small("as trained"), rounded = small("rounded"), weights = this.picture(150, "");
-    const note = element("figcaption");
-    const node = element("div", { class: "trainer-run" }, menu,
+    const note = element("figcaption"), about = element("p", { class: "trainer-about" });
+    const node = element("div", { class: "trainer-run" }, menu, about,
       element("div", { class: "trainer-two" }, ...[latent, rounded].map(({ picture, caption }) => element("figure", {}, caption, picture.canvas))),
       element("figure", {}, weights.canvas, note));
-    return { key, node, latent, rounded, weights, note };
+    return { key, node, about, latent, rounded, weights, note };
   }
 
   /** One tab stop for a group of controls; the two keys go from one to the next. */
   roving(group, back, on) {
-    const stops = () => [...group.querySelectorAll("button, input, select")];
+    const stops = () => [...group.querySelectorAll("button:not(.nudge), input, select")];
     const only = (chosen) => stops().forEach((stop) => (stop.tabIndex = stop === chosen ? 0 : -1));
     group.addEventListener("focusin", ({ target }) => only(target));
     group.addEventListener("keydown", (event) => {
@@ -195,7 +216,7 @@ class Trainer {
       this.state = { ...this.state, [key]: list[input.value] };
       this.soon();
     });
-    return element("div", { class: "figure-control figure-range" }, element("label", { for: id }, label), input, output);
+    return element("div", { class: "figure-control figure-range" }, element("label", { for: id }, label), ...between(input, label), output);
   }
 
   seed() {
@@ -243,15 +264,16 @@ class Trainer {
     this.T = this.task.steps;
     this.time.max = this.T;
     this.k = Math.min(state.k, this.T);
-    const largest = Math.max(1.6, ...this.runs.map((run) => run.largest)), low = this.runs[0].Q[0];
-    this.range = [Math.min(-Math.min(largest, 8), low - 0.6), Math.min(largest, 8)].map((v) => v * 1.08);
+    const largest = Math.min(EDGE, Math.max(1.6, ...this.runs.map((run) => run.largest))), low = this.runs[0].Q[0];
+    this.range = [Math.min(-largest, low - 0.6), largest].map((v) => v * 1.08);
+    this.names.forEach((name, i) => (this.columns[i].about.textContent = ABOUT[name]));
     for (const [key, select] of Object.entries(this.menus)) select.value = state[key];
     const known = methodsOf(state.task).map(([code]) => code);
     for (const key of ["a", "b"]) for (const option of this.menus[key].options) option.hidden = option.disabled = !known.includes(option.value);
     const wanted = ["seed", ...settingsOf(state.task, this.names)].filter((key) => this.full || key !== "dmax"); // 12 tab stops
     const shown = [...this.settings.querySelectorAll("[data-key]")];
     const same = wanted.join() === shown.map((input) => input.dataset.key).join() && this.settings.dataset.task === state.task;
-    const stale = !shown.includes(document.activeElement); // a slider that is being moved stays
+    const stale = !this.settings.contains(document.activeElement); // a slider that is being moved stays
     if (!same || stale) {
       this.settings.dataset.task = state.task;
       this.settings.replaceChildren(...wanted.map((key) => (key === "seed" ? this.seed() : this.slider(key))));
@@ -309,11 +331,11 @@ class Trainer {
     this.shown.textContent = `${k} of ${T}`;
     this.time.setAttribute("aria-valuetext", this.shown.textContent);
     [0, 1].forEach((j) => {
-      const leader = ahead(losses.map((l) => l[j]));
+      const leader = this.comparable(j) ? ahead(losses.map((l) => l[j])) : 0;
       this.columns.forEach(({ latent, rounded }, i) => {
         const { loss, lead } = j ? rounded : latent;
         loss.textContent = number(losses[i][j]);
-        lead.data = leader === (i ? 1 : -1) ? " ◂ ahead" : "";
+        lead.data = !j && this.diverged(runs[i]) ? " diverged" : leader === (i ? 1 : -1) ? " ◂ ahead" : "";
       });
     });
   }
@@ -348,15 +370,18 @@ class Trainer {
   say() {
     const { k, T, runs, task, names, state } = this, { bits } = TASKS[state.task];
     const losses = runs.map((run) => run.losses(k)), [trained, deployed] = [0, 1].map((j) => losses.map((l) => l[j]));
-    const verdict = (pair) => {
+    const verdict = (pair, j) => {
+      const away = names.filter((_, i) => !j && this.diverged(runs[i]));
+      if (away.length) return `${away.join(" and ")} ${away.length > 1 ? "have" : "has"} diverged`;
+      if (!this.comparable(j)) return `the losses are ${number(pair[0])} and ${number(pair[1])}`;
       const who = ahead(pair);
       if (!who) return `both have loss ${number(pair[0])}`;
       const [first, second] = who < 0 ? [0, 1] : [1, 0];
       return `${names[first]} is ahead, ${number(pair[first])} against ${number(pair[second])}`;
     };
     const to = bits === 1 ? "−1 and +1" : `the ${2 ** bits} levels`;
-    const parts = [`After ${k} of ${T} steps, as trained, ${verdict(trained)}. Rounded to ${to}, ${verdict(deployed)}.`];
-    const turned = ahead(trained) * ahead(deployed) < 0;
+    const parts = [`After ${k} of ${T} steps, as trained, ${verdict(trained, 0)}. Rounded to ${to}, ${verdict(deployed, 1)}.`];
+    const turned = this.comparable(0) && ahead(trained) * ahead(deployed) < 0;
     if (turned) parts.push(element("strong", {}, " Rounding turns the order round."));
     if (task.all) {
       const place = runs.map((run) => task.all.place(run.rounded[k])), { total } = task.all;
@@ -368,6 +393,15 @@ class Trainer {
     this.says.replaceChildren(...parts);
     this.root.dataset.turned = turned;
   }
+
+  /** A weight has left every picture, and not because the loss falls there. */
+  diverged(run) {
+    const { k } = this, out = run.at(k).some((w) => !(Math.abs(w) <= EDGE));
+    return out && (TASKS[this.state.task].loss === "line" || !(run.losses(k)[0] <= run.losses(0)[0]));
+  }
+
+  /** Whether a smaller loss is a better one. On a slope none is the smallest; as trained (j = 0), no run may have diverged. */
+  comparable(j) { return TASKS[this.state.task].loss !== "line" && (j === 1 || !this.runs.some((run) => this.diverged(run))); }
 
   epoch() { return Math.floor(this.k / Math.max(this.task.perEpoch, 10)); }
 
@@ -399,7 +433,7 @@ class Trainer {
   remark(run) {
     const { k } = this, epsilon = run.epsilons[k], flips = this.flips(run, k);
     const words = epsilon === null ? "" : ` Shaded: where a weight may be, ε = ${Number(epsilon.toPrecision(2))} now.`;
-    return `${run.d === 1 ? "The weight" : `The ${run.d} weights`} of ${run.name}.${words} Last change of a rounding: ${flips === 0 ? "none" : `step ${flips}`}.`;
+    return `${run.d === 1 ? "The weight" : `The ${run.d} weights`} of ${run.name}.${words} Last change of a rounding: ${flips === 0 ? "none" : `step ${flips}`}.${run.largest > EDGE ? ` Up to ${Math.round(run.largest)} from 0, beyond the picture.` : ""}`;
   }
 
   /** The last step up to k at which a rounded weight changed; 0 where none did. */
@@ -498,12 +532,22 @@ class Trainer {
     });
   }
 
-  /** The question of the experiment whose link was followed, and the way to its answer. */
+  /** The experiment of which a link was followed, above the run: its task with the links of the further steps, its answer folded. */
   ask(hash) {
     const link = [...document.querySelectorAll(".trainer-link")].find((a) => a.getAttribute("href") === hash), section = link?.closest("section[id]");
-    if (!section) return this.question.replaceChildren();
-    const words = [section.querySelector("h3").firstChild, link.parentNode.querySelector("strong")].map((node) => node?.textContent.trim() ?? "");
-    this.question.replaceChildren(element("strong", {}, `${words[0]}. `), `${words[1]} `, element("a", { href: `#${section.id}` }, "To its answer"));
+    if (section === this.asked || this.card.contains(link)) return; // a further step of the same one: an open answer stays open
+    this.asked = section;
+    const within = this.card.contains(document.activeElement), name = (of) => of.querySelector("h3").firstChild.textContent.trim();
+    const parts = [...(section?.querySelectorAll(":scope > p, :scope > details") ?? [])].map((part) => part.cloneNode(true));
+    for (const part of parts) {
+      if (part.matches("details")) part.removeAttribute("open");
+      for (const hint of part.querySelectorAll("a.hint")) hint.tabIndex = -1; // the one in the text is reached by Tab
+    }
+    if (parts.length) parts[0].prepend(element("strong", {}, name(section)), " ");
+    const next = section?.nextElementSibling, first = next?.querySelector(".trainer-link");
+    if (first) parts.push(element("p", {}, "Next: ", element("a", { href: first.getAttribute("href") }, name(next))));
+    this.card.replaceChildren(...parts);
+    if (within) this.card.querySelector("a")?.focus({ preventScroll: true });
   }
 }
 
