@@ -44,7 +44,7 @@ def claims() -> list[dict]:
     return read_claims(FILE)
 
 
-def _anchor(row: dict) -> str:
+def anchor_of(row: dict) -> str:
     return f"claim-{row['id']}"
 
 
@@ -116,7 +116,7 @@ class ClaimRole(SphinxRole):
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
         _shown(self.env).setdefault(self.env.docname, set()).add(self.text)
         text = nodes.inline("", f"{_brief(_label(row))}: {row['verdict']}")
-        return [_badge(row["verdict"], _link(_anchor(row), text, self.env.docname))], []
+        return [_badge(row["verdict"], _link(anchor_of(row), text, self.env.docname))], []
 
 
 class ClaimsDirective(SphinxDirective):
@@ -154,7 +154,7 @@ class ClaimsDirective(SphinxDirective):
         return holder.children
 
     def _item(self, row: dict, source: bool = False) -> nodes.paragraph:
-        item = nodes.paragraph("", "", _link(_anchor(row), nodes.inline("", _label(row)), self.env.docname))
+        item = nodes.paragraph("", "", _link(anchor_of(row), nodes.inline("", _label(row)), self.env.docname))
         item += nodes.Text(f", {row['about']}" + f" ({_name(row['source'])})" * source)
         return item
 
@@ -171,7 +171,7 @@ class ClaimsDirective(SphinxDirective):
 
     def _full(self, row: dict) -> nodes.Element:
         """One row of the errata: as printed, what is right, why, and what checks it."""
-        target = nodes.target("", "", ids=[_anchor(row)], names=[_anchor(row)])
+        target = nodes.target("", "", ids=[anchor_of(row)], names=[anchor_of(row)])
         self.state.document.note_explicit_target(target)
         title = claim_title("", "", target, nodes.strong("", _label(row)), nodes.Text(f", {row['about']} "))
         title += _badge(row["verdict"])
@@ -290,7 +290,7 @@ def _filters(rows: list[dict]) -> str:
         '<span class="figure-control figure-text"><label for="claims-words">Words</label>'
         '<input type="text" id="claims-words" autocomplete="off" spellcheck="false"></span>'
         '<output for="claims-verdict claims-part claims-words"></output>'
-        '<span class="figure-control"><button type="button" hidden>Show all</button></span></div>'
+        '<button type="button" hidden>Show all</button></div>'
     )
 
 

@@ -153,7 +153,9 @@ def test_askew_is_sgd_while_epsilon_is_one_and_never_flips_a_sign_afterwards():
 def test_four_of_the_losses_labelled_one_bit_belong_to_no_vector_of_signs():
     """On the whole set, whatever was trained and how; the 64 seeds of the claim, the first eight here."""
     signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=10)), dtype=torch.float64)
-    wanted = torch.tensor([printed(1)[m] for m in ("ASkewSGD", "Modified ASkewSGD", "SGDA (ε = 0.01)", "SGDA (ε = 0.5)")])
+    wanted = torch.tensor(
+        [printed(1)[m] for m in ("ASkewSGD", "Modified ASkewSGD", "SGDA (ε = 0.01)", "SGDA (ε = 0.5)")]
+    )
     for z in logistic.draw(8).z:
         reached = softplus(-(z @ signs.T)).mean(0)
         assert (reached[:, None] - wanted).abs().min() > 0.01
