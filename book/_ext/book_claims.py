@@ -224,7 +224,7 @@ def in_words(row: dict, found: dict) -> str:
     elif side == "inside" and not low <= value <= high:
         side += " to its last digit"
     return (
-        f"{row['results'].get('quantity', row['quantity'])}: mean {found['mean']:.4f}; central 95 % of {found['n']} seeds "
+        f"{row['results'].get('quantity') or row.get('quantity', row['about'])}: mean {found['mean']:.4f}; central 95 % of {found['n']} seeds "
         f"{low:.4f} to {high:.4f}, the printed number {side}; the mean is known to ±{(found['high'] - found['low']) / 2:.4f}"
     )
 

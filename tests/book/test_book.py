@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import importlib.util
 import os
@@ -30,6 +31,7 @@ NOTEBOOKS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in noteb
 # --- files of the book -------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def parsed(built_book: Path) -> dict[Path, BeautifulSoup]:
     files = [p for p in built_book.rglob("*.html") if "_static" not in p.parts]
     return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in files}
