@@ -130,7 +130,7 @@ def statements(env, said: dict[str, str]) -> list[dict]:
         docname, anchor = label
         url = f"{docname}.html#{anchor}" if anchor else f"{docname}.html"
         own = "" if row["source"] == "paper" else f" ({row['source']})"
-        text = f"{row['about']}. {said.get(anchor_of(row), '')}".strip()
+        text = " ".join(f"{row['about']}. {said.get(anchor_of(row), '')}".split())
         title = f"{row['item']}{own}: {row['verdict']}"
         found.append(
             {"kind": "statement", "title": title, "url": url, "page": env.titles[docname].astext(), "text": text}
