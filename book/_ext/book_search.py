@@ -27,28 +27,8 @@ from book_reading import MINUTES
 
 FILE = "search-index.js"
 KEYWORDS = Path(__file__).resolve().parents[1] / "search.yml"
-TEX = {
-    "varepsilon": "ε",
-    "varphi": "φ",
-    "nabla": "∇",
-    "le": "≤",
-    "ge": "≥",
-    "ne": "≠",
-    "ell": "ℓ",
-    "in": "∈",
-    "pm": "±",
-}
-TEX |= {
-    "infty": "∞",
-    "to": "→",
-    "cdot": "·",
-    "times": "×",
-    "sum": "Σ",
-    "prime": "′",
-    "approx": "≈",
-    "star": "*",
-    "dots": "…",
-}
+NAMES = "varepsilon varphi nabla le ge ne ell in pm infty to cdot times sum prime approx star dots".split()
+TEX = dict(zip(NAMES, "εφ∇≤≥≠ℓ∈±∞→·×Σ′≈*…", strict=True))
 TEX |= {name: name for name in ("min", "max", "inf", "sup", "lim", "log", "exp", "arg", "sign", "clip", "prox")}
 GREEK = "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega".split()
 TEX |= {name: unicodedata.lookup(f"GREEK SMALL LETTER {name.replace('lambda', 'lamda')}") for name in GREEK}
