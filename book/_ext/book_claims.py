@@ -27,13 +27,15 @@ from sphinx import addnodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from study.claims import SECTIONS, SOURCES, VERDICTS, measured
+from study.claims import SECTIONS, SOURCES, VERDICTS, inside, measured
 from study.claims import claims as read_claims
+from study.results import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "data" / "paper" / "claims.yml"
 STORED = ROOT / "data" / "results"
 NAMES = {"paper": "Paper", "report": "Internship report"}
+FIGURES_JUDGED_BY = "caption and text; the copy of the paper at hand holds no pictures."
 LOG = logging.getLogger(__name__)
 
 
@@ -42,7 +44,7 @@ def claims() -> list[dict]:
     return read_claims(FILE)
 
 
-def _anchor(row: dict) -> str:
+def anchor_of(row: dict) -> str:
     return f"claim-{row['id']}"
 
 
@@ -114,7 +116,7 @@ class ClaimRole(SphinxRole):
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
         _shown(self.env).setdefault(self.env.docname, set()).add(self.text)
         text = nodes.inline("", f"{_brief(_label(row))}: {row['verdict']}")
-        return [_badge(row["verdict"], _link(_anchor(row), text, self.env.docname))], []
+        return [_badge(row["verdict"], _link(anchor_of(row), text, self.env.docname))], []
 
 
 class ClaimsDirective(SphinxDirective):
@@ -124,9 +126,11 @@ class ClaimsDirective(SphinxDirective):
         self.env.note_dependency(str(FILE))
         rows = claims()
         if "counts" in self.options:
-            plural = ("hold", "hold under a stated reading", "do not hold", "cannot be decided")
+            plural = ("hold as printed", "after a repair or for one reading", "do not hold", "cannot be decided")
             numbers = ", ".join(f"**{n}** {words}" for n, words in zip(_counts(rows), plural, strict=True))
-            return self._text(f"Of {len(rows)} statements checked so far: {numbers}.")
+            own = [row for row in rows if row["source"] == SOURCES[0]]
+            first = " / ".join(map(str, _counts(own)))
+            return self._text(f"Of {len(rows)} statements, {numbers}; of the paper's own {len(own)}: {first}.")
         prefix = self.options.get("prefix", "")
         _shown(self.env).setdefault(self.env.docname, set()).add(f"{prefix}*")
         if prefix:
@@ -150,7 +154,7 @@ class ClaimsDirective(SphinxDirective):
         return holder.children
 
     def _item(self, row: dict, source: bool = False) -> nodes.paragraph:
-        item = nodes.paragraph("", "", _link(_anchor(row), nodes.inline("", _label(row)), self.env.docname))
+        item = nodes.paragraph("", "", _link(anchor_of(row), nodes.inline("", _label(row)), self.env.docname))
         item += nodes.Text(f", {row['about']}" + f" ({_name(row['source'])})" * source)
         return item
 
@@ -167,25 +171,26 @@ class ClaimsDirective(SphinxDirective):
 
     def _full(self, row: dict) -> nodes.Element:
         """One row of the errata: as printed, what is right, why, and what checks it."""
-        target = nodes.target("", "", ids=[_anchor(row)], names=[_anchor(row)])
+        target = nodes.target("", "", ids=[anchor_of(row)], names=[anchor_of(row)])
         self.state.document.note_explicit_target(target)
         title = claim_title("", "", target, nodes.strong("", _label(row)), nodes.Text(f", {row['about']} "))
         title += _badge(row["verdict"])
         kinds = [f"verdict-{VERDICTS.index(row['verdict'])}", *_classes(row["source"], row["section"])]
         box = claim_row("", title, classes=["claim-row", *kinds])
-        if "value" in row:
-            box += nodes.paragraph("", "", nodes.emphasis("", "Printed number: "), nodes.Text(f"{row['value']:g}"))
         for name, field in (("As printed", "printed"), ("Right is", "right"), ("Because", "why")):
             if row.get(field):
                 content = self._text(row[field])
                 content[0].insert(0, nodes.emphasis("", f"{name}: "))
                 box += content
+        if row["source"] == SOURCES[0] and row["item"].startswith("Figure "):
+            box += nodes.paragraph("", "", nodes.emphasis("", "Judged by: "), nodes.Text(FIGURES_JUDGED_BY))
         if measured := _measured(row, self.env):
             box += nodes.paragraph("", "", nodes.emphasis("", "Measured: "), nodes.Text(measured))
-        checked = nodes.paragraph("", "", nodes.emphasis("", "Checked in: "), _link(row["see"], None, self.env.docname))
-        if row.get("test"):
-            checked += [nodes.Text("; "), nodes.literal("", row["test"])]
-        box += checked
+        box += nodes.paragraph("", "", nodes.emphasis("", "Checked in: "), _link(row["see"], None, self.env.docname))
+        again = nodes.paragraph("", "", nodes.emphasis("", "To repeat: "))
+        for command, words in repeats(row):
+            again += [nodes.literal("", command), nodes.Text(words)]
+        box += again
         return box
 
 
@@ -203,17 +208,33 @@ def _tabular(widths: dict[str, int], lines: list, kinds: list[list[str]], classe
 
 
 def _measured(row: dict, env) -> str:
-    """What the stored row says that a claim names: mean, interval of the mean and number of seeds."""
+    """What the stored row says that a claim names, by the interval that its verdict goes by."""
     if "results" not in row:
         return ""
     env.note_dependency(str(STORED / f"{row['results']['name']}.csv"))
-    return _words(row["id"])
+    return in_words(row, measured(row, STORED))
 
 
-@functools.cache  # each row is shown on two pages
-def _words(name: str) -> str:
-    found = measured(next(row for row in claims() if row["id"] == name), STORED)
-    return f"{found['mean']:.4f} (95 % interval {found['low']:.4f} to {found['high']:.4f}; {found['n']} seeds)"
+def in_words(row: dict, found: dict) -> str:
+    """Mean, the central 95 % of the seeds and on which side of its ends the printed number lies, and how well the mean is known."""
+    low, high, value = found["central_low"], found["central_high"], row["value"]
+    side = "inside" if inside(value, found) else "outside"
+    if side == "outside" and low <= value <= high:
+        side += ", between two groups of seeds"
+    elif side == "inside" and not low <= value <= high:
+        side += " to its last digit"
+    return (
+        f"{row['results'].get('quantity') or row.get('quantity', row['about'])}: mean {found['mean']:.4f}; central 95 % of {found['n']} seeds "
+        f"{low:.4f} to {high:.4f}, the printed number {side}; the mean is known to ±{(found['high'] - found['low']) / 2:.4f}"
+    )
+
+
+def repeats(row: dict) -> list[tuple[str, str]]:
+    """The commands that check a row again, each with the words after it."""
+    found = [(f"pytest {row['test']}", "; ")] if row.get("test") else []
+    if "results" in row:
+        found.append((provenance(row["results"]["name"], STORED)["command"], "; "))
+    return [*found, ("make book", ", which executes that page.")]
 
 
 def _parts(rows: list[dict]) -> list[tuple[str, str]]:
@@ -268,7 +289,8 @@ def _filters(rows: list[dict]) -> str:
         f'<select id="claims-part">{_option("", "any")}{groups}</select></span>'
         '<span class="figure-control figure-text"><label for="claims-words">Words</label>'
         '<input type="text" id="claims-words" autocomplete="off" spellcheck="false"></span>'
-        '<output for="claims-verdict claims-part claims-words"></output></div>'
+        '<output for="claims-verdict claims-part claims-words"></output>'
+        '<button type="button" hidden>Show all</button></div>'
     )
 
 

@@ -73,7 +73,7 @@ def visible_words(body: str) -> int:
     """Words of a page's HTML that are read with all folds closed; a formula counts as one."""
     page = BeautifulSoup(body, "html.parser")
     for node in page.select(
-        "script, style, noscript, .headerlink, .sr-only, details > :not(summary), .dropdown > :not(.admonition-title)"
+        "script, style, noscript, .headerlink, .sr-only, summary .expanded, details > :not(summary), .dropdown > :not(.admonition-title)"
     ):
         node.decompose()
     for formula in page.select(".math"):

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
 
 BOOK_PDF = "quantised-training-reproduced.pdf"  # written by book/pdf.py into the folder of pages
 # The theme's icon font is enough: the script that would draw the same icons again weighs 1.5 MB. Sphinx's search is for a
@@ -44,6 +45,29 @@ def _keep_tags(app, doctree) -> None:
         if r"\tag" in text and r"\\" in text and not equation.get("nowrap"):
             equation["nowrap"] = True
             equation.children = [nodes.Text(rf"\[{text}\]")]
+
+
+def _code_in_one_box(app, doctree) -> None:
+    """Neighbouring cells of folded code are one box before what they make. A cell that is folded whole shows what it made first,
+    its code in a fold of its own below, and keeps its name when it is open."""
+    folded = [n for n in doctree.findall(nodes.container) if n.get("hide_mode") in ("input", "all")]
+    for cell in folded:
+        following = next(iter(cell.parent[cell.parent.index(cell) + 1 :]), None)
+        elements = [child.get("nb_element") for child in cell]
+        if cell["hide_mode"] == "all":
+            if len(elements) > 1 and elements[0] == "cell_code_source":
+                show, code = cell["prompt_show"], app.config.nb_code_prompt_show
+                inner = HideCodeCellNode("", cell[0], prompt_show=code, prompt_hide=cell["prompt_hide"])
+                name = {"prompt_show": show, "prompt_hide": show.replace("Show the", "Hide the")}
+                outer = HideCodeCellNode("", *cell[1:], inner, **name)
+                inner["classes"], outer["classes"] = ["above-input"], ["above-input"]
+                cell.children = []
+                cell += outer
+                del cell["hide_mode"]
+        elif elements == ["cell_code_source"] and following in folded and len(following):
+            if following[0].get("nb_element") == "cell_code_source":
+                following[0][:0] = cell[0].children
+                cell.parent.remove(cell)
 
 
 def _current_roles(app, page, template, context, doctree) -> None:
@@ -96,6 +120,7 @@ def setup(app) -> dict:
     # Jupyter Book always sets it, although the extension that reads it is not used here.
     app.add_config_value("comments_config", {}, "html")
     app.connect("doctree-read", _keep_tags)
+    app.connect("doctree-read", _code_in_one_box)
     app.connect("html-page-context", _current_roles)
     app.connect("html-page-context", _offer_pdf, priority=600)  # after the theme makes the buttons
     app.connect("build-finished", _copy_mathjax)

@@ -5,18 +5,24 @@ document.addEventListener("DOMContentLoaded", () => {
     const rows = [...document.querySelectorAll(filter.dataset.rows)];
     const texts = rows.map((row) => row.textContent.toLowerCase());
     const selects = [...filter.querySelectorAll("select")];
-    const input = filter.querySelector("input");
+    const input = filter.querySelector("input"), all = filter.querySelector("button");
     function show() {
       const classes = selects.map((select) => select.value).filter(Boolean);
-      const words = (input?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+      const words = (input.value).toLowerCase().split(/\s+/).filter(Boolean);
       let shown = 0;
       rows.forEach((row, i) => {
         row.hidden = !(classes.every((name) => row.classList.contains(name)) && words.every((word) => texts[i].includes(word)));
         shown += !row.hidden;
       });
       filter.querySelector("output").textContent = `${shown} of ${rows.length}`;
+      all.hidden = shown === rows.length;
     }
-    for (const control of [...selects, input]) control?.addEventListener("input", show);
+    all.addEventListener("click", () => {
+      for (const control of [...selects, input]) control.value = "";
+      show();
+      input.focus();
+    });
+    for (const control of [...selects, input]) control.addEventListener("input", show);
     show();
   }
   const rows = document.querySelectorAll("details.claim-row");

@@ -183,6 +183,9 @@ def test_decay_factors_are_step_sizes():
         assert np.mean(ends[0]) < 26 and np.mean(ends[1]) == pytest.approx(blind, abs=0.02)  # and ignores its code
         own = get("BAMSProd", b1, 0.999, BEST, "final score") - get("BAMSProd", b1, 0.99, BEST, "final score")
         assert interval(own)[0] < 0 < interval(own)[1]
+        if b1 == 0.9:
+            said = [f"{v.mean():.2f} [{', '.join(f'{x:.2f}' for x in interval(v))}]" for v in (ends[1] - ends[0], own)]
+            assert all(words.replace("-", "−") in ROWS["bp-insensitive"]["why"] for words in said)
         adam = get("Adam", b1, 0.999, common, "updates to 28") / get("Adam", b1, 0.99, common, "updates to 28")
         assert abs(np.log(adam).mean()) < 0.1
     rates = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import importlib.util
 import os
@@ -30,6 +31,7 @@ NOTEBOOKS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in noteb
 # --- files of the book -------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def parsed(built_book: Path) -> dict[Path, BeautifulSoup]:
     files = [p for p in built_book.rglob("*.html") if "_static" not in p.parts]
     return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in files}
@@ -54,6 +56,26 @@ def test_internal_links_and_files_exist(built_book):
                 broken.append(f"{path.relative_to(built_book)} -> {link}")
     assert len(soups) >= len(PAGES)
     assert broken == []
+
+
+def test_folded_code_is_one_box_and_comes_after_what_its_fold_is_named_for(built_book):
+    boxes = 0
+    for path, page in parsed(built_book).items():
+        for fold in page.select("div.cell > details.hide"):
+            parts = [set(part.get("class", [])) for part in fold.find_all(True, recursive=False)[1:]]
+            after, boxes = fold.parent.find_next_sibling(), boxes + 1
+            if (
+                "cell_input" in parts[0]
+                and fold.find_next_sibling() is None
+                and after
+                and "cell" in after.get("class", ())
+            ):
+                assert not after.select_one(":scope > details.hide > .cell_input"), f"{path.name}: two boxes, {fold}"
+            if any("cell_output" in part for part in parts):
+                assert "cell_output" in parts[0] and "hide" in parts[-1], f"{path.name}: {fold.summary}"
+                closed, opened = (fold.select_one(f"summary > .{c}").get_text() for c in ("collapsed", "expanded"))
+                assert opened == closed.replace("Show the", "Hide the"), f"{path.name}: {fold.summary}"
+    assert boxes > 100
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
 
+import book_claims
 from numbered import NUMBERED, NUMBERED_BAMSPROD, ROWS, label_file
 from study import claims
 
@@ -47,8 +49,56 @@ def test_errata_page_has_every_row_in_full(built_book):
     for row in rows:
         words = row.get_text()
         assert all(label in words for label in ("As printed:", "Right is:", "Checked in:"))
+        assert words.count("As printed:") == 1 and "Printed number:" not in words
         assert row.select_one("a[href*='notebooks/']"), "no link to what shows it"
     assert {f"claim-{name}" for name in ROWS} <= {e["id"] for e in page.find_all(id=True)}
+
+
+@functools.cache
+def full_rows(built_book: Path) -> dict[str, str]:
+    page = BeautifulSoup((built_book / "book" / "errata.html").read_text(encoding="utf-8"), "html.parser")
+    return {name: page.find(id=f"claim-{name}").find_parent("details").get_text() for name in ROWS}
+
+
+def test_every_row_says_how_it_is_repeated(built_book):
+    for name, words in full_rows(built_book).items():
+        commands = words.split("To repeat:")[1]
+        assert f"pytest {ROWS[name].get('test')};" in commands or "test" not in ROWS[name], name
+        assert ("make results ONLY=" in commands) == ("results" in ROWS[name]), name
+        assert "make book" in commands, name
+
+
+def test_a_measured_row_shows_the_interval_that_its_verdict_goes_by(built_book):
+    shown = re.compile(
+        r"Measured: .*: mean ([\d.]+); central 95 % of (\d+) seeds ([\d.]+) to ([\d.]+), the printed number (in|out)side"
+    )
+    measured = [name for name, row in ROWS.items() if "results" in row]
+    assert len(measured) > 20
+    for name in measured:
+        row, words = claims.measured(ROWS[name]), full_rows(built_book)[name]
+        *numbers, side = shown.search(words).groups()
+        wanted = [row["mean"], row["n"], row["central_low"], row["central_high"]]
+        assert [float(x) for x in numbers] == pytest.approx(wanted, abs=5e-5), name
+        assert (side == "in") == (ROWS[name]["verdict"] in claims.VERDICTS[:2]), name
+
+
+@pytest.mark.parametrize(
+    ("value", "extra", "words"),
+    [
+        (0.45, {}, "seeds 0.4004 to 0.5000, the printed number inside; the mean is known to ±0.0100"),
+        (0.6, {}, "the printed number outside;"),
+        (0.45, {"printed": 0.45, "near": 0}, "outside, between two groups of seeds;"),
+        (0.4, {}, "inside to its last digit;"),  # stands for 0.35 to 0.45
+    ],
+)
+def test_words_on_a_measured_number(value, extra, words):
+    found = {"n": 256, "mean": 0.42, "low": 0.41, "high": 0.43, "central_low": 0.4004, "central_high": 0.5} | extra
+    assert words in book_claims.in_words({"value": value, "results": {"quantity": "loss"}}, found)
+
+
+def test_rows_on_the_papers_figures_say_what_was_looked_at(built_book):
+    for number in range(1, 9):
+        assert "the copy of the paper at hand holds no pictures" in full_rows(built_book)[f"fig-{number}"]
 
 
 def test_the_rows_are_closed_and_can_be_filtered_and_opened(built_book, chromium, site):
@@ -81,6 +131,10 @@ def test_the_rows_are_closed_and_can_be_filtered_and_opened(built_book, chromium
     row.locator("summary").focus()
     page.keyboard.press("Enter")
     assert row.get_by_text("As printed:").is_visible()
+    page.locator("#claims-words").fill("no row says this")
+    assert shown() == 0
+    page.get_by_role("button", name="Show all").click()
+    assert shown() == len(ROWS) and not page.get_by_role("button", name="Show all").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
 

@@ -12,8 +12,14 @@ from bs4 import BeautifulSoup
 from book_search import plain
 from build import pages
 from conftest import ROOT
+from numbered import ROWS
 
 PAGES = pages(ROOT / "_toc.yml")
+
+
+def index_of(built_book) -> list[dict]:
+    text = (built_book / "search-index.js").read_text(encoding="utf-8")
+    return json.loads(text.removeprefix("window.searchIndex=").rstrip(";\n"))
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +76,33 @@ def test_the_page_lists_what_is_found(chromium, site):
     page.close()
 
 
-def test_tex_becomes_words():
-    assert plain(r"\psi_{\varepsilon}(w)\le\alpha") == "ψ_ε(w)≤α"
+def test_the_index_holds_what_a_page_shows(built_book):
+    """No markup, and no name of a place or of a citation in place of its words."""
+    names = {row["see"] for row in ROWS.values()}
+    names |= set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"), re.M))
+    markup = re.compile(r"\{\{|&#?\w+;|`|\\[a-zA-Z]|\$|<[a-z]+-[a-z]+>|(?<![^\s(,])[_^]|[_^](?![^\s_^,.;:)=<>≤≥\]|])")
+    found = {}
+    for entry in index_of(built_book):
+        for text in (entry["title"], entry["text"], entry["page"]):
+            if bad := markup.search(text) or next(
+                (n for n in names if re.search(rf"(?<![\w/-]){n}(?![\w-])", text)), None
+            ):
+                found[entry["title"], entry["url"]] = bad
+        assert entry["kind"] != "figure" or len(entry["title"]) < 100, entry["title"]
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("tex", "words"),
+    [
+        (r"\psi_{\varepsilon}(w)\le\alpha", "ψ_ε(w)≤α"),
+        (r"\tfrac12x^\top x", "1/2x x"),
+        (r"\varepsilon<\Delta_{\min}^2/4", "ε<Δ_min^2/4"),
+        (r"(2,2\,\_", "(2,2"),
+    ],
+)
+def test_tex_becomes_words(tex, words):
+    assert plain(tex) == words
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -110,7 +141,5 @@ def test_citations_carry_their_years_in_the_bibliography(built_book):
 
 
 def test_the_index_is_no_larger_than_need_be(built_book):
-    text = (built_book / "search-index.js").read_text(encoding="utf-8")
-    assert len(text) < 2_000_000
-    entries = json.loads(text.removeprefix("window.searchIndex=").rstrip(";\n"))
-    assert {e["kind"] for e in entries} == {"page", "section", "equation", "figure", "statement"}
+    assert (built_book / "search-index.js").stat().st_size < 2_000_000
+    assert {e["kind"] for e in index_of(built_book)} == {"page", "section", "equation", "figure", "statement"}

@@ -258,3 +258,10 @@ def test_accuracy_counts_points():
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [-1.0, 0.0]], dtype=torch.float64)
     y = torch.tensor([1.0, -1.0, 1.0, 1.0], dtype=torch.float64)  # right, right, f = 0, wrong
     assert moons.accuracy(w, x, y).item() == 0.5
+
+
+def test_both_kinds_of_askew_return_the_same_network():
+    """Of 256 seeds all in the chapter; here others."""
+    e = moons.draw(range(1000, 1016))
+    ends = [train(moons.METHODS[name], e, record=False) for name in ("ASkewSGD", "Modified ASkewSGD")]
+    assert torch.equal(*map(BINARY.nearest, ends)) and not torch.equal(*ends)
