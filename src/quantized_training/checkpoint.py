@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from .levels import Levels
-from .transaction import _coarse, _whole
+from .transaction import _coarse, _fine, _mark, _whole
 
 MINE = "method."
+BROKEN = KeyError, TypeError, AttributeError, IndexError, RuntimeError  # what a damaged state leads to
+NEEDED = {"quantize", "levels", "lr", "momentum", "betas", "eps", "weight_decay"}
+FINE = torch.float32, torch.float64
 LIKE_WEIGHTS = "momentum_buffer exp_avg exp_avg_sq max_exp_avg_sq exp_inf sum square_avg acc_delta grad_avg".split()
 
 
@@ -23,15 +26,25 @@ def _write_plain_numbers(base: torch.optim.Optimizer) -> None:
 
 
 def _numbers(base: torch.optim.Optimizer, found: dict) -> dict:
-    return found | {"param_groups": [g | {"levels": _plain(g["levels"])} for g in found["param_groups"]]}
+    return found | {"param_groups": [{k: _plain(v) for k, v in g.items()} for g in found["param_groups"]]}
 
 
 def _objects(base: torch.optim.Optimizer, found: dict) -> dict:
-    return found | {"param_groups": [g | {"levels": Levels(_plain(g["levels"]))} for g in found["param_groups"]]}
+    mine = [{k: live[k] for k in ("quantize", "levels") if k in live} for live in base.param_groups]
+    groups: list[dict] = [old | g for old, g in zip(mine, found["param_groups"], strict=False)]  # a plain optimizer's have neither
+    groups = [g | {"levels": Levels(_plain(g["levels"]))} if "levels" in g else g for g in groups]
+    return found | {"param_groups": groups + found["param_groups"][len(groups) :]}
 
 
 def _plain(levels: object) -> object:
     return levels.values if isinstance(levels, Levels) else levels
+
+
+def _alike(live: object, saved: object) -> bool:
+    """Whether a setting may follow another: numbers stay numbers, and pairs pairs."""
+    if isinstance(live, tuple | list):
+        return isinstance(saved, tuple | list)
+    return isinstance(live, bool) or not isinstance(live, int | float) or isinstance(saved, int | float | Tensor)
 
 
 def _hooked(hooks: dict, *given: object) -> object:
@@ -65,12 +78,14 @@ class _Checkpoints(torch.optim.Optimizer):
     def state_dict(self) -> dict:
         """Everything a resumed run needs, in torch's own shape; see the head of `quantized_training.checkpoint`."""
         self._refuse_in_view("state_dict()")
+        self._follow()
         _hooked(self._optimizer_state_dict_pre_hooks, self)
         params = [p for group in self.param_groups for p in group["params"]]
         mine = {i: self.state[p] for i, p in enumerate(params) if p in self.state}
         found = _joined(self.base.state_dict(), mine, type(self.method).__name__, self.method.state_dict())
         return _hooked(self._optimizer_state_dict_post_hooks, self, found)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore `state_dict`, or refuse it with ValueError before anything changes. Load the model's own state_dict
@@ -81,27 +96,26 @@ class _Checkpoints(torch.optim.Optimizer):
             if "base" in found:  # a file of an earlier version
                 found = _joined(found["base"], found["weights"], found["kind"], found["method"])
             method, groups, theirs, mine = self._checked(found)
-        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        except BROKEN as error:
             raise ValueError(f"this is no state of a QuantizedOptimizer: {type(error).__name__}: {error}") from error
         base, params = self.base, [p for g in self.param_groups for p in g["params"]]
         before = base.state, base.param_groups, self.state.copy(), self.method.state_dict()
         try:
             base.load_state_dict({"state": theirs, "param_groups": groups})
             self.method.load_state_dict(method)
-            self.state.clear()
-            self.state.update({params[i]: entries for i, entries in mine.items()})
+            self.state = {params[i]: entries for i, entries in mine.items()}
             for i, entries in theirs.items():
                 if _coarse(params[i]):  # torch has rounded what the base keeps in float32
-                    fine = {k: v for k, v in entries.items() if getattr(v, "dtype", 0) == torch.float32}
+                    fine = {k: v.float() for k, v in entries.items() if getattr(v, "dtype", 0) in FINE}
                     base.state[params[i]].update(fine)
-        except BaseException:
-            base.state, base.param_groups = before[:2]
-            self.state.clear()
-            self.state.update(before[2])
+        except BaseException as error:
+            base.state, base.param_groups, self.state = before[:3]
             self.method.load_state_dict(before[3])
+            if isinstance(error, BROKEN):
+                raise ValueError(f"the base cannot take this state: {type(error).__name__}: {error}") from error
             raise
-        self.param_groups, self._steps = base.param_groups, max(self._steps, 1)
-        self._seen = {p: (p._version, group["levels"]) for group, p in self._quantized_parameters()}
+        self._steps = max(self._steps, 1)
+        self._seen = {p: (_mark(p), group["levels"]) for group, p in self._quantized_parameters()}
         _hooked(self._optimizer_load_state_dict_post_hooks, self)
 
     def _checked(self, found: dict) -> tuple[dict, list[dict], dict, dict]:
@@ -117,8 +131,11 @@ class _Checkpoints(torch.optim.Optimizer):
             if g["method"] != kind:
                 raise ValueError(f"this state belongs to the method {g['method']}, the optimizer runs {kind}")
             g, method = _split(g)
-            if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
+            if missing := NEEDED & (live.keys() - g.keys()):
                 raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")
+            for k, v in live.items():
+                if k in g and not _alike(v, g[k]):
+                    raise ValueError(f"{k}={g[k]!r} in a parameter group of this state, the optimizer has {v!r}")
             for entry in method.pop("entries", "").split():
                 k, name = entry.split(".", 1)
                 if MINE + name not in state.get(places[g["params"][int(k)]], {}):
@@ -133,6 +150,10 @@ class _Checkpoints(torch.optim.Optimizer):
         theirs, mine = {}, {}
         for i, (g, p) in enumerate(params):
             for part, entries in zip((theirs, mine), _split(state.get(i, {})), strict=True):
+                known = self.base.state.get(p, {}) if entries and part is theirs else {}
+                lost = [k for k in LIKE_WEIGHTS if isinstance(known.get(k), Tensor) and not isinstance(entries.get(k), Tensor)]
+                if lost:
+                    raise ValueError(f"this state lacks {', '.join(lost)} of {self._describe(p)}")
                 tensors = {name: v for name, v in entries.items() if isinstance(v, Tensor)}
                 for name, v in tensors.items():
                     shape = self._shape(p, g, name, part is mine)
@@ -142,6 +163,8 @@ class _Checkpoints(torch.optim.Optimizer):
                         raise ValueError(f"{name} of parameter {i} has entries that are NaN or infinite")
                 if entries:
                     part[i] = entries | {name: v.to(p.device, copy=True) for name, v in tensors.items()}
+                    if "latent" in part[i] and part is mine:
+                        part[i]["latent"] = part[i]["latent"].to(_fine(p))
             if (g["quantize"] and self._apart(p)) != isinstance(mine.get(i, {}).get("latent"), Tensor):
                 raise ValueError(f"this state lacks latent weights of parameter {i}, or has some not kept here")
         return method, groups, theirs, mine

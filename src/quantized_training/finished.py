@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import packing
+from .arguments import _instance
 from .layers import SCALED, reestimate_batch_norm
 from .optimizer import QuantizedOptimizer
 from .scales import scale_of
@@ -18,6 +19,7 @@ from .scales import scale_of
 NEEDED = {".qt": (), ".pt": (), ".pt2": (), ".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def finish(
     model: nn.Module,
@@ -41,13 +43,15 @@ def finish(
     >>> torch.allclose(finished[0].weight.abs(), factors["0"].float()[:, None].expand(3, 4)), list(finished.state_dict())
     (True, ['0.weight', '0.bias', '2.weight', '2.bias'])
     """
+    _instance("model", model, nn.Module, "a torch module")
+    _instance("optimizer", optimizer, QuantizedOptimizer, "a QuantizedOptimizer")
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     levels = {p: group["levels"] for group in optimizer.param_groups if group["quantize"] for p in group["params"]}
     names = {name: levels[p] for name, p in model.named_parameters() if p in levels}
     if not names:
         raise ValueError(f"none of the optimizer's quantised parameters belongs to this {type(model).__name__}")
     with optimizer.quantized() if latent is None else nullcontext():
-        finished = copy.deepcopy(model)
+        finished = copy.deepcopy(model, {id(optimizer): None})  # where the model holds it
     if latent is not None:
         finished.load_state_dict(latent)
     finished.eval().requires_grad_(False).zero_grad()

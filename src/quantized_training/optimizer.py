@@ -8,16 +8,17 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .arguments import _instance, _real_weights, number
-from .checkpoint import _Checkpoints, _write_plain_numbers
+from .checkpoint import _Checkpoints, _numbers, _write_plain_numbers
 from .levels import Levels
 from .methods import Method
 from .methods.base import _chunks
 from .progress import Progress
 from .scales import _made_from
 from .schedules import _tried
-from .transaction import _coarse, _passes_decay, _surely, _Transaction, _whole
+from .transaction import _coarse, _fine, _mark, _passes_decay, _surely, _Transaction, _whole
 
 #: Bases of torch.optim whose `weight_decay` adds to the gradient. Any other may decay past the method.
 COUPLED = ("SGD", "Adam", "NAdam", "RAdam", "Adagrad", "Adadelta", "Adamax", "RMSprop", "ASGD", "Rprop")
@@ -47,29 +48,50 @@ class QuantizedOptimizer(_Checkpoints):
     [-1.0, 1.0]
     """
 
+    _view: str | None = None
+    _linked, _steps = False, 0
+
     def __init__(self, base: torch.optim.Optimizer, method: Method) -> None:
         if isinstance(base, QuantizedOptimizer) or not isinstance(base, torch.optim.Optimizer):
             raise TypeError(f"base must be an ordinary torch optimizer, got {type(base).__name__}")
         _instance("method", method, Method, "a Method object, e.g. BinaryConnect(levels)")
         if isinstance(base, torch.optim.LBFGS):
             raise TypeError("LBFGS calls its closure at points of its own choice, past the method; use another base")
+        if _numbers in base._optimizer_state_dict_post_hooks.values():
+            raise ValueError("this base has a QuantizedOptimizer: use its switch(method), or make another base")
         self.base, self.method = base, method
-        self._view: str | None = None
-        self._linked, self._steps = False, 0
-        self._seen: dict[Tensor, tuple[int, Levels]] = {}  # quantised: version and levels after the last step
+        self._seen: dict[Tensor, tuple[object, Levels]] = {}  # quantised: `_mark` and levels after the last step
         self._kept: dict[Tensor, dict[str, Tensor]] = {}  # memory of the steps
-        super().__init__(base.param_groups, {})
-        self.state = _State(dict)
-        self.state.full = self._full
-        self.param_groups, self.defaults, self._linked = base.param_groups, base.defaults, True
+        super().__init__(base.param_groups, base.defaults)
+        self._linked = True
         self._check(*self.param_groups)
         self._follow()
         _write_plain_numbers(base)
 
+    @property
+    def param_groups(self) -> list[dict]:
+        """Those of `base`, to which they may be assigned, too."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict]) -> None:
+        if self._linked:  # torch's constructor begins with an empty list
+            self.base.param_groups = groups
+
+    @property
+    def state(self) -> dict[Tensor, dict]:
+        """What the method keeps of each parameter, latent weights among it."""
+        return self._state
+
+    @state.setter
+    def state(self, found: dict) -> None:
+        self._state = _State(dict, found)
+        self._state.full = self._full
+
     def add_param_group(self, param_group: dict) -> None:
         """As in torch; the group is added to the base optimizer, too."""
-        if not self._linked:  # torch's constructor collects the groups of `base` through this method
-            return super().add_param_group(param_group)
+        if not self._linked:  # torch's constructor gives each group of `base` to this method
+            return
         self._refuse_in_view("add_param_group()")
         self.base.add_param_group(param_group)
         try:
@@ -80,7 +102,7 @@ class QuantizedOptimizer(_Checkpoints):
         self._follow()
 
     def _check(self, *groups: dict) -> None:
-        """Complete the groups' settings; raise where the method cannot work with them."""
+        """Raise where the method cannot work with the groups."""
         new = [p for group in groups for p in self._checked_group(group)]
         if new and (found := _made_from(new)):
             raise TypeError(
@@ -90,8 +112,8 @@ class QuantizedOptimizer(_Checkpoints):
 
     def _checked_group(self, group: dict) -> list[Tensor]:
         """Do so for one group; returns its quantised parameters where they are new or have new levels."""
-        levels = group.setdefault("levels", self.method.levels)
-        quantize = _instance("a parameter group's quantize", group.setdefault("quantize", True), bool, "True or False")
+        levels, quantize = group.get("levels", self.method.levels), group.get("quantize", True)
+        _instance("a parameter group's quantize", quantize, bool, "True or False")
         _instance("a parameter group's levels", levels, Levels, "a Levels object")
         lr = number("lr", group["lr"], 0) if "lr" in group else 0.0
         if group.get("maximize"):
@@ -115,9 +137,13 @@ class QuantizedOptimizer(_Checkpoints):
 
     def _check_parameter(self, p: Tensor, levels: Levels) -> None:
         what = self._describe(p)
+        if is_lazy(p):
+            raise TypeError(f"{what} is uninitialized: call the model once before the optimizer is made")
         _real_weights(what, p)
-        if p.is_meta:
-            raise TypeError(f"{what} is on the meta device: weights need memory")
+        shared = any(step == 0 and n > 1 for n, step in zip(p.shape, p.stride(), strict=True))
+        if p.is_meta or p.is_inference() or shared:
+            how = "on the meta device" if p.is_meta else "expanded" if shared else "made in inference mode"
+            raise TypeError(f"{what} is {how}: weights need memory of their own that can be written to")
         levels.tensor(p)
         if not _whole(p.detach().sum()).isfinite() and not _whole(p.detach().isfinite().all()):
             raise ValueError(f"{what} has entries that are NaN or infinite")
@@ -127,24 +153,36 @@ class QuantizedOptimizer(_Checkpoints):
             for i, q in enumerate(group["params"]):
                 if q is p:
                     names = group.get("param_names") or group.get("names")
-                    return f"parameter {repr(names[i]) if names else f'{i} of group {k}'} of shape {tuple(p.shape)}"
+                    shape = () if is_lazy(p) else tuple(p.shape)
+                    return f"parameter {repr(names[i]) if names else f'{i} of group {k}'} of shape {shape}"
 
     # Latent weights
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _follow(self) -> None:
-        """Follow what changed in the groups: parameters that are new, or whose `quantize` or `levels` are others."""
+        """Follow what changed: parameters that are new, on another device or of another dtype, groups with another `quantize` or
+        `levels`."""
         for group in self.param_groups:
-            levels, quantize = group["levels"], group["quantize"]
+            levels, quantize = group.setdefault("levels", self.method.levels), group.setdefault("quantize", True)
             for p in group["params"]:
-                seen = self._seen.get(p)
+                seen, latent = self._seen.get(p), self.state.get(p, {}).get("latent")
+                if latent is not None and latent.device != p.device:
+                    self.state[p] = {k: v.to(p.device) for k, v in self.state[p].items()}
                 if not quantize:
                     if seen is not None:  # switched off: the latent weights are what is trained on
                         p.copy_(self._latent(p))
                         for store in (self._seen, self.state, self._kept):
                             store.pop(p, None)
-                elif seen is None or (self._apart(p) and "latent" not in self.state[p]):
+                elif latent is None and seen is not None and not self.method.forward_is_latent:
+                    raise RuntimeError(
+                        f"the latent weights of {self._describe(p)} were cleared; optimizer.adopt() goes on from the parameters "
+                        "as they are (to forget the base's momentum, clear optimizer.base.state)"
+                    )
+                elif seen is None or (self._apart(p) and latent is None):
                     self._take(p, p, levels)
+                elif not self._apart(p) and latent is not None:  # no longer of half precision
+                    self._take(p, latent, levels)
                 elif seen[1] is not levels and seen[1] != levels:
                     self._take(p, self._latent(p), levels)
 
@@ -155,34 +193,36 @@ class QuantizedOptimizer(_Checkpoints):
     def _take(self, p: Tensor, latent: Tensor, levels: Levels) -> None:
         """Make `latent` the latent weights of p, without multipliers or anything else of the method."""
         if self._apart(p):
-            state = {"latent": latent.detach().to(torch.float32 if _coarse(p) else p.dtype, copy=True)}
+            state = {"latent": latent.detach().to(_fine(p), copy=True)}
             for x, y in self.method.pieces(p.detach(), state["latent"]):
                 x.copy_(self.method.forward_point(y, levels, state))
             self.state[p] = state
         else:
             self.state.pop(p, None)
             p.copy_(latent.detach())
-        self._seen[p] = (p._version, levels)
+        self._seen[p] = (_mark(p), levels)
 
-    def _latent(self, p: Tensor) -> Tensor:
+    def _latent(self, p: Tensor, quick: bool = False) -> Tensor:
         """The latent weights of p; raises RuntimeError where p was overwritten by somebody else since the last step."""
         if not self._apart(p):
             return p
-        if self._changed(p):
+        if self._changed(p, quick):
             raise RuntimeError(
                 f"{self._describe(p)} was changed outside the optimizer; optimizer.adopt() goes on from the parameters as they "
                 "are, load_state_dict from a checkpoint, after the model's own (set_model_state_dict, set_optimizer_state_dict)"
             )
         return self.state[p]["latent"]
 
-    def _changed(self, p: Tensor) -> bool:
-        """Whether p was overwritten, and not with the point that it holds: a model may be loaded after its optimizer."""
-        version, levels = self._seen[p]
-        changed = self._apart(p) and version != p._version
-        if changed and self.method.elementwise and "latent" in self.state.get(p, ()):
+    def _changed(self, p: Tensor, quick: bool = False) -> bool:
+        """Whether p was overwritten, and not with the point that it holds: a model may be loaded after its optimizer. quick:
+        look at its values where its `_mark` is another only, which a write through `p.data` leaves."""
+        mark, levels = self._seen[p]
+        if not self._apart(p) or (quick and mark == _mark(p)):
+            return False
+        if self.method.elementwise and "latent" in self.state.get(p, ()):
             pairs = self.method.pieces(p.detach(), self.state[p]["latent"])
-            return not all(torch.equal(x, self.method.forward_point(w, levels, {}).to(x.dtype)) for x, w in pairs)
-        return changed
+            return not all(torch.equal(x, self.method.forward_point(w, levels, {}).to(x)) for x, w in pairs)
+        return mark[0] != p._version
 
     def _full(self) -> bool:
         return self._steps > 0 or any(self._changed(p) for p in self._seen)
@@ -190,6 +230,7 @@ class QuantizedOptimizer(_Checkpoints):
     def _quantized_parameters(self) -> Iterator[tuple[dict, Tensor]]:
         return ((group, p) for group in self.param_groups if group["quantize"] for p in group["params"])
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def adopt(self) -> None:
         """Go on from the parameters as they are (loaded, averaged, edited); the method's own state starts anew."""
@@ -199,6 +240,7 @@ class QuantizedOptimizer(_Checkpoints):
         for group, p in self._quantized_parameters():
             self._take(p, p, group["levels"])
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def switch(self, method: Method) -> None:
         """Go on with another method from the latent weights; groups with the old method's levels get the new one's. Raises as
@@ -225,6 +267,7 @@ class QuantizedOptimizer(_Checkpoints):
     # Steps
 
     @torch._disable_dynamo  # compiled, the method's kernels would round otherwise, or not run at all
+    @torch.inference_mode(False)
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One training step; returns the closure's loss where a closure is given."""
@@ -233,7 +276,6 @@ class QuantizedOptimizer(_Checkpoints):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.param_groups = self.base.param_groups
         for group in self.param_groups:
             if sparse := [p for p in group["params"] if p.grad is not None and p.grad.is_sparse]:
                 raise RuntimeError(f"{self._describe(sparse[0])} has a sparse gradient: use sparse=False")
@@ -241,7 +283,7 @@ class QuantizedOptimizer(_Checkpoints):
         self._follow()
         for _, p in self._quantized_parameters():
             if p.grad is not None:
-                self._latent(p)
+                self._latent(p, quick=True)
         _Transaction(self).run()
         self._steps += 1
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
@@ -273,7 +315,7 @@ class QuantizedOptimizer(_Checkpoints):
             for (group, p, known), value in zip(shown, held, strict=True):
                 p.copy_(value)
                 if known:
-                    self._seen[p] = (p._version, group["levels"])
+                    self._seen[p] = (_mark(p), group["levels"])
             self._view = None
 
         self._view = view
@@ -317,12 +359,13 @@ class QuantizedOptimizer(_Checkpoints):
     def __getstate__(self) -> dict:
         self._refuse_in_view("a copy")
         seen = {p: (self._changed(p), levels) for p, (_, levels) in self._seen.items()}
-        return super().__getstate__() | {"base": self.base, "method": self.method, "_seen": seen, "_steps": self._steps}
+        mine = {"base": self.base, "method": self.method, "_state": {**self.state}, "_seen": seen, "_steps": self._steps}
+        return {"defaults": self.defaults} | mine
 
     def __setstate__(self, state: dict) -> None:
-        super().__setstate__({"_view": None, "_linked": True, "_kept": {}} | state)
-        self._seen = {p: (-1 if changed else p._version, levels) for p, (changed, levels) in self._seen.items()}
-        self.state.full = self._full
+        super().__setstate__({"_linked": True, "_kept": {}} | state)
+        self.state = state["_state"]
+        self._seen = {p: ((-1, 0) if changed else _mark(p), levels) for p, (changed, levels) in self._seen.items()}
         _write_plain_numbers(self.base)
 
 

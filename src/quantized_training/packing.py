@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .arguments import _instance, _real_weights
 from .files import write_whole
 from .levels import Levels
 
@@ -24,7 +25,7 @@ def bits(levels: Levels) -> int:
     (1, 2, 4)
     """
     for b in (1, 2, 4):
-        if len(levels.values) <= 2**b:
+        if len(_instance("levels", levels, Levels, "a Levels object").values) <= 2**b:
             return b
     raise ValueError(f"{len(levels.values)} levels do not fit into 4 bits; allowed are up to 16")
 
@@ -37,7 +38,7 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | No
     True
     """
     b = bits(levels)
-    w = w.detach().cpu().contiguous()
+    w = _real_weights(name, w).detach().cpu().contiguous()
     codes = levels.cell(w if scale is None else w.to(scale.dtype) / scale.cpu())
     off = _values(codes, levels, w.dtype, scale) != w  # NaN, too
     if off.any():
@@ -47,14 +48,19 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | No
         )
     codes = codes.flatten().to(torch.uint8)
     codes = nn.functional.pad(codes, (0, -len(codes) % (8 // b))).view(-1, 8 // b)
-    return (codes << torch.arange(0, 8, b, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+    return (codes << _shifts(b)).sum(1, dtype=torch.uint8)
+
+
+def _shifts(b: int) -> Tensor:
+    """Where the codes of b bits stand in a byte."""
+    return torch.arange(0, 8, b, dtype=torch.uint8, device="cpu")
 
 
 def _values(codes: Tensor, levels: Levels, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
     """The weights whose levels have the numbers `codes`."""
     if scale is None:
-        return torch.tensor(levels.values, dtype=dtype)[codes]
-    return (scale.cpu() * torch.tensor(levels.values, dtype=scale.dtype)[codes]).to(dtype)
+        return torch.tensor(levels.values, dtype=dtype, device="cpu")[codes]
+    return (scale.cpu() * torch.tensor(levels.values, dtype=scale.dtype, device="cpu")[codes]).to(dtype)
 
 
 def unpack(
@@ -70,10 +76,10 @@ def unpack(
     """
     b, n = bits(levels), torch.Size(shape).numel()
     size = -(-n * b // 8)
-    if packed.dtype != torch.uint8 or packed.shape != (size,):
+    if _instance("packed", packed, Tensor, "a tensor of bytes").dtype != torch.uint8 or packed.shape != (size,):
         found = f"{packed.numel()} {packed.dtype}"
         raise ValueError(f"weights of shape {tuple(shape)} in {b} bits are {size} bytes, not {found}")
-    codes = (packed[:, None] >> torch.arange(0, 8, b, dtype=torch.uint8) & (2**b - 1)).flatten()[:n].long()
+    codes = (packed[:, None] >> _shifts(b) & (2**b - 1)).flatten()[:n].long()
     if n and int(codes.max()) >= len(levels.values):
         raise ValueError(f"the bytes hold the code {int(codes.max())}, but there are only {len(levels.values)} levels")
     return _values(codes.view(shape), levels, dtype, scale)
@@ -90,7 +96,7 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
     >>> size < 4 * 1024 * 64 / 25  # 1 bit instead of 32, and a header
     True
     """
-    names = {p: name for name, p in model.named_parameters()}
+    names = {p: name for name, p in _instance("model", model, nn.Module, "a torch module").named_parameters()}
     known: dict[Tensor, tuple[Levels, Tensor | None]] = {}
     if groups is None:
         if not hasattr(model, "quantization"):
@@ -104,8 +110,10 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
                 if not isinstance(group.get("levels"), Levels):
                     raise ValueError(f"{names[p]}: its group is quantised and has no levels")
                 known[p] = (group["levels"], None)
-    entries, parts, first = [], [torch.empty(0, dtype=torch.uint8)], {}
+    entries, parts, first = [], [torch.empty(0, dtype=torch.uint8, device="cpu")], {}
     for name, t in model.state_dict(keep_vars=True).items():
+        if not isinstance(t, Tensor):
+            raise ValueError(f"{name} of the model's state is no tensor: write a .pt file, which holds any state")
         entry = {"name": name, "shape": tuple(t.shape), "dtype": t.dtype, "bytes": 0}
         entries.append(entry)
         if t in first:
@@ -135,7 +143,7 @@ def contents(path: str | Path) -> list[dict]:
         raise ValueError(f"{path} is no file of packed weights: it starts with {raw[:8]!r}, expected {MAGIC!r}")
     if hashlib.sha256(body := raw[40:]).digest() != raw[8:40]:
         raise ValueError(f"{path} is damaged or partial: its {len(body):,} bytes have another SHA-256 than it says")
-    found, known = torch.load(io.BytesIO(body), weights_only=True), {}
+    found, known = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True), {}
     for e, data in zip(found["entries"], found["data"].split([e["bytes"] for e in found["entries"]]), strict=True):
         if "same" in e:
             e["tensor"] = known[e["same"]]
