@@ -5,16 +5,15 @@ method keeps ("method.dual"). `param_groups`: the base's, levels as numbers, wit
 state ("method.t" and so on, the same in every group), because tools that take a state apart keep nothing but these two.
 """
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor
 
 from .levels import Levels
-from .transaction import _coarse, _fine, _mark, _whole
+from .transaction import _coarse, _whole
 
 MINE = "method."
-BROKEN = KeyError, TypeError, AttributeError, IndexError, RuntimeError  # what a damaged state leads to
-NEEDED = {"quantize", "levels", "lr", "momentum", "betas", "eps", "weight_decay"}
-FINE = torch.float32, torch.float64
 LIKE_WEIGHTS = "momentum_buffer exp_avg exp_avg_sq max_exp_avg_sq exp_inf sum square_avg acc_delta grad_avg".split()
 
 
@@ -30,21 +29,15 @@ def _numbers(base: torch.optim.Optimizer, found: dict) -> dict:
 
 
 def _objects(base: torch.optim.Optimizer, found: dict) -> dict:
-    mine = [{k: live[k] for k in ("quantize", "levels") if k in live} for live in base.param_groups]
-    groups: list[dict] = [old | g for old, g in zip(mine, found["param_groups"], strict=False)]  # a plain optimizer's have neither
-    groups = [g | {"levels": Levels(_plain(g["levels"]))} if "levels" in g else g for g in groups]
-    return found | {"param_groups": groups + found["param_groups"][len(groups) :]}
+    groups = [dict(g) for g in found["param_groups"]]
+    for live, g in zip(base.param_groups, groups, strict=False):
+        for k in live.keys() & {"quantize", "levels"}:  # a plain optimizer's have neither
+            g[k] = Levels(_plain(g.get(k, live[k]))) if k == "levels" else g.get(k, live[k])
+    return found | {"param_groups": groups}
 
 
 def _plain(levels: object) -> object:
     return levels.values if isinstance(levels, Levels) else levels
-
-
-def _alike(live: object, saved: object) -> bool:
-    """Whether a setting may follow another: numbers stay numbers, and pairs pairs."""
-    if isinstance(live, tuple | list):
-        return isinstance(saved, tuple | list)
-    return isinstance(live, bool) or not isinstance(live, int | float) or isinstance(saved, int | float | Tensor)
 
 
 def _hooked(hooks: dict, *given: object) -> object:
@@ -72,8 +65,25 @@ def _split(entries: dict) -> tuple[dict, dict]:
     return {k: v for k, v in entries.items() if k != "method" and not str(k).startswith(MINE)}, mine
 
 
+class _State(defaultdict):
+    """Counts as empty until a step was taken: torch.distributed.checkpoint then takes one, with the learning rate 0."""
+
+    def __bool__(self) -> bool:
+        return self.full()
+
+
 class _Checkpoints(torch.optim.Optimizer):
     """The part of `QuantizedOptimizer` that writes and reads its state."""
+
+    def _set_state(self, found: dict) -> None:
+        self._state = _State(dict, found)
+        self._state.full = self._full
+
+    state = property(lambda self: self._state, _set_state, doc="What the method keeps of each parameter.")
+    # The base's; torch's constructor would begin with an empty list.
+    param_groups = property(
+        lambda o: o.base.param_groups, lambda o, g: o._linked and setattr(o.base, "param_groups", g)
+    )
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs, in torch's own shape; see the head of `quantized_training.checkpoint`."""
@@ -96,26 +106,28 @@ class _Checkpoints(torch.optim.Optimizer):
             if "base" in found:  # a file of an earlier version
                 found = _joined(found["base"], found["weights"], found["kind"], found["method"])
             method, groups, theirs, mine = self._checked(found)
-        except BROKEN as error:
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise ValueError(f"this is no state of a QuantizedOptimizer: {type(error).__name__}: {error}") from error
         base, params = self.base, [p for g in self.param_groups for p in g["params"]]
-        before = base.state, base.param_groups, self.state.copy(), self.method.state_dict()
+        before = base.state, base.param_groups, {**self.state}, self.method.state_dict()
         try:
             base.load_state_dict({"state": theirs, "param_groups": groups})
             self.method.load_state_dict(method)
             self.state = {params[i]: entries for i, entries in mine.items()}
             for i, entries in theirs.items():
                 if _coarse(params[i]):  # torch has rounded what the base keeps in float32
-                    fine = {k: v.float() for k, v in entries.items() if getattr(v, "dtype", 0) in FINE}
+                    fine = {
+                        k: v.float()
+                        for k, v in entries.items()
+                        if getattr(v, "dtype", 0) in (torch.float32, torch.float64)
+                    }
                     base.state[params[i]].update(fine)
-        except BaseException as error:
+        except BaseException:
             base.state, base.param_groups, self.state = before[:3]
             self.method.load_state_dict(before[3])
-            if isinstance(error, BROKEN):
-                raise ValueError(f"the base cannot take this state: {type(error).__name__}: {error}") from error
             raise
         self._steps = max(self._steps, 1)
-        self._seen = {p: (_mark(p), group["levels"]) for group, p in self._quantized_parameters()}
+        self._seen = {p: (p._version, group["levels"]) for group, p in self._quantized_parameters()}
         _hooked(self._optimizer_load_state_dict_post_hooks, self)
 
     def _checked(self, found: dict) -> tuple[dict, list[dict], dict, dict]:
@@ -131,11 +143,8 @@ class _Checkpoints(torch.optim.Optimizer):
             if g["method"] != kind:
                 raise ValueError(f"this state belongs to the method {g['method']}, the optimizer runs {kind}")
             g, method = _split(g)
-            if missing := NEEDED & (live.keys() - g.keys()):
+            if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
                 raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")
-            for k, v in live.items():
-                if k in g and not _alike(v, g[k]):
-                    raise ValueError(f"{k}={g[k]!r} in a parameter group of this state, the optimizer has {v!r}")
             for entry in method.pop("entries", "").split():
                 k, name = entry.split(".", 1)
                 if MINE + name not in state.get(places[g["params"][int(k)]], {}):
@@ -150,10 +159,6 @@ class _Checkpoints(torch.optim.Optimizer):
         theirs, mine = {}, {}
         for i, (g, p) in enumerate(params):
             for part, entries in zip((theirs, mine), _split(state.get(i, {})), strict=True):
-                known = self.base.state.get(p, {}) if entries and part is theirs else {}
-                lost = [k for k in LIKE_WEIGHTS if isinstance(known.get(k), Tensor) and not isinstance(entries.get(k), Tensor)]
-                if lost:
-                    raise ValueError(f"this state lacks {', '.join(lost)} of {self._describe(p)}")
                 tensors = {name: v for name, v in entries.items() if isinstance(v, Tensor)}
                 for name, v in tensors.items():
                     shape = self._shape(p, g, name, part is mine)
@@ -163,8 +168,8 @@ class _Checkpoints(torch.optim.Optimizer):
                         raise ValueError(f"{name} of parameter {i} has entries that are NaN or infinite")
                 if entries:
                     part[i] = entries | {name: v.to(p.device, copy=True) for name, v in tensors.items()}
-                    if "latent" in part[i] and part is mine:
-                        part[i]["latent"] = part[i]["latent"].to(_fine(p))
+            if "latent" in mine.get(i, {}):
+                mine[i]["latent"] = mine[i]["latent"].to(torch.float32 if _coarse(p) else p.dtype)
             if (g["quantize"] and self._apart(p)) != isinstance(mine.get(i, {}).get("latent"), Tensor):
                 raise ValueError(f"this state lacks latent weights of parameter {i}, or has some not kept here")
         return method, groups, theirs, mine
@@ -175,3 +180,13 @@ class _Checkpoints(torch.optim.Optimizer):
         if mine:
             return shape if name == "latent" else self.method.state_shape(name, group["levels"], shape)
         return tuple(known.shape) if isinstance(known, Tensor) else shape if name in LIKE_WEIGHTS else None
+
+    def __getstate__(self) -> dict:
+        self._refuse_in_view("a copy")
+        seen = {p: (self._changed(p), levels) for p, (_, levels) in self._seen.items()}
+        return {k: vars(self)[k] for k in ("base", "method", "defaults", "_state", "_steps")} | {"_seen": seen}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({"_linked": True, "_kept": {}} | state)
+        self._seen = {p: (-1 if changed else p._version, levels) for p, (changed, levels) in self._seen.items()}
+        _write_plain_numbers(self.base)

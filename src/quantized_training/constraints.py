@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .arguments import _instance, _integer
+from .arguments import _integer
 from .levels import Levels, _on
 from .schedules import Geometric
 
@@ -140,7 +140,6 @@ def late_annealing(constraint: Constraint, levels: Levels, steps: int, start: in
     >>> late_annealing(PHI, Levels.binary(), steps=200)
     Geometric(initial=1.0, ratio=0.88, start=150)
     """
-    _instance("constraint", constraint, Constraint, "PSI or PHI")
     steps = _integer("steps", steps, 1, 2**62)
     start = round(0.75 * steps) if start is None else _integer("start", start, 0, 2**62)
-    return Geometric(constraint.largest_epsilon(_instance("levels", levels, Levels, "a Levels object")), 0.88 ** (50 / max(steps - start, 1)), start)
+    return Geometric(constraint.largest_epsilon(levels), 0.88 ** (50 / max(steps - start, 1)), start)

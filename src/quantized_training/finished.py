@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from . import packing
-from .arguments import _instance
 from .layers import SCALED, reestimate_batch_norm
 from .optimizer import QuantizedOptimizer
 from .scales import scale_of
@@ -43,8 +42,6 @@ def finish(
     >>> torch.allclose(finished[0].weight.abs(), factors["0"].float()[:, None].expand(3, 4)), list(finished.state_dict())
     (True, ['0.weight', '0.bias', '2.weight', '2.bias'])
     """
-    _instance("model", model, nn.Module, "a torch module")
-    _instance("optimizer", optimizer, QuantizedOptimizer, "a QuantizedOptimizer")
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     levels = {p: group["levels"] for group in optimizer.param_groups if group["quantize"] for p in group["params"]}
     names = {name: levels[p] for name, p in model.named_parameters() if p in levels}

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .arguments import _instance
 from .levels import Levels
 from .scales import Scale, channel_scales, least_squares_scale, scale_of
 
@@ -31,7 +30,7 @@ def _weight(module: nn.Module) -> Tensor:
 def _kinds(model: nn.Module, embeddings: bool) -> tuple[dict[str, str], dict[str, str]]:
     """name -> kind of the layers with weights to quantise, and of all parameters; a shared weight is of its first layer's."""
     layers = {}
-    for name, module in _layers(_instance("model", model, nn.Module, "a torch module")).items():
+    for name, module in _layers(model).items():
         size = getattr(module, "kernel_size", None)
         layers[name] = "linear layers" if size is None else f"{'x'.join(map(str, size))} convolutions"
     if names := [*layers]:
@@ -60,8 +59,9 @@ def _check(name: str, module: nn.Module, levels: Levels | None) -> None:
         if module.sparse or module.max_norm is not None:
             raise ValueError(f"{name}: an embedding with sparse=True or max_norm cannot be quantised")
         if module.padding_idx is not None and not scale_of(module) and (levels is None or 0.0 not in levels.values):
-            what = "needs levels with a 0 in groups(model, levels=...)" if levels is None else f"is on none of {levels}"
-            raise ValueError(f"{name}: its row of zeros (padding_idx={module.padding_idx}) {what}")
+            raise ValueError(
+                f"{name}: its row of zeros (padding_idx={module.padding_idx}) is on none of levels={levels}"
+            )
 
 
 def groups(
@@ -76,8 +76,8 @@ def groups(
     quantize: "all" (the weights of all layers), "all but first and last" (in the order in which the model names them), or
     "3x3 only" (3 x 3 convolutions but the first and last layer, as in the ImageNet code of ASkewSGD's authors). Biases, learned
     scales and normalisation are never quantised; embeddings where a linear layer shares the table or `scale_layers` scaled it,
-    and with embeddings=True (except under "3x3 only"). Layers are nn.Linear and nn.Conv1d .. 3d; any other's weights (transposed
-    convolutions, recurrent layers, attention's in_proj_weight) are of the kind "other parameters": quantize=False until changed.
+    and with embeddings=True (except under "3x3 only"). Weights of other layers (transposed
+    convolutions, recurrent ones, attention's in_proj_weight) are "other parameters": not quantised, unless you say so.
     levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
     `levels` times `least_squares_scale` of its weights as they are now; a method's constants (epsilon, clip, dual_max,
     strength) then have to fit every layer's gap, which `scale_layers` avoids.
@@ -89,8 +89,6 @@ def groups(
     """
     if quantize not in QUANTIZE:
         raise ValueError(f"quantize={quantize!r}: allowed are {', '.join(map(repr, QUANTIZE))}")
-    if levels is not None:
-        _instance("levels", levels, Levels, "a Levels object, e.g. Levels((-1, 0, 2))")
     if scaled and levels is None:
         raise ValueError("scaled=True needs levels, e.g. Levels.integers(4): they are what is scaled")
     layers, kinds = _kinds(model, embeddings)
@@ -144,9 +142,8 @@ def scale_layers(
     """
     if per not in ("layer", "channel"):
         raise ValueError(f"per={per!r}: allowed are 'layer' and 'channel'")
-    _instance("levels", levels, Levels, "a Levels object, e.g. Levels((-1, 0, 2))")
     owners: dict[Tensor, list[str]] = {}
-    for name, p in _instance("model", model, nn.Module, "a torch module").named_parameters(remove_duplicate=False):
+    for name, p in model.named_parameters(remove_duplicate=False):
         owners.setdefault(p, []).append(name)
     layers, plan = {id(m) for m in _layers(model, nn.Embedding).values()}, []
     for group in groups(model, quantize, levels, embeddings=embeddings):
@@ -184,8 +181,6 @@ def reestimate_batch_norm(
     >>> norm.running_mean.item()
     4.0
     """
-    _instance("model", model, nn.Module, "a torch module")
-    _instance("batches", batches, Iterable, "an iterable of batches")
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     modes, momenta = [(m, m.training) for m in model.modules()], [(m, m.momentum) for m in norms]
     before, batch = [(b, b.clone()) for m in norms for b in m.buffers()], None

@@ -2,13 +2,11 @@
 
 import inspect
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from .arguments import _instance, _real_weights, number
 from .checkpoint import _Checkpoints, _numbers, _write_plain_numbers
@@ -18,7 +16,7 @@ from .methods.base import _chunks
 from .progress import Progress
 from .scales import _made_from
 from .schedules import _tried
-from .transaction import _coarse, _fine, _mark, _passes_decay, _surely, _Transaction, _whole
+from .transaction import _coarse, _passes_decay, _surely, _Transaction, _whole
 
 #: Bases of torch.optim whose `weight_decay` adds to the gradient. Any other may decay past the method.
 COUPLED = ("SGD", "Adam", "NAdam", "RAdam", "Adagrad", "Adadelta", "Adamax", "RMSprop", "ASGD", "Rprop")
@@ -60,33 +58,13 @@ class QuantizedOptimizer(_Checkpoints):
         if _numbers in base._optimizer_state_dict_post_hooks.values():
             raise ValueError("this base has a QuantizedOptimizer: use its switch(method), or make another base")
         self.base, self.method = base, method
-        self._seen: dict[Tensor, tuple[object, Levels]] = {}  # quantised: `_mark` and levels after the last step
+        self._seen: dict[Tensor, tuple[int, Levels]] = {}  # quantised: version and levels after the last step
         self._kept: dict[Tensor, dict[str, Tensor]] = {}  # memory of the steps
         super().__init__(base.param_groups, base.defaults)
         self._linked = True
         self._check(*self.param_groups)
         self._follow()
         _write_plain_numbers(base)
-
-    @property
-    def param_groups(self) -> list[dict]:
-        """Those of `base`, to which they may be assigned, too."""
-        return self.base.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict]) -> None:
-        if self._linked:  # torch's constructor begins with an empty list
-            self.base.param_groups = groups
-
-    @property
-    def state(self) -> dict[Tensor, dict]:
-        """What the method keeps of each parameter, latent weights among it."""
-        return self._state
-
-    @state.setter
-    def state(self, found: dict) -> None:
-        self._state = _State(dict, found)
-        self._state.full = self._full
 
     def add_param_group(self, param_group: dict) -> None:
         """As in torch; the group is added to the base optimizer, too."""
@@ -137,13 +115,9 @@ class QuantizedOptimizer(_Checkpoints):
 
     def _check_parameter(self, p: Tensor, levels: Levels) -> None:
         what = self._describe(p)
-        if is_lazy(p):
-            raise TypeError(f"{what} is uninitialized: call the model once before the optimizer is made")
         _real_weights(what, p)
-        shared = any(step == 0 and n > 1 for n, step in zip(p.shape, p.stride(), strict=True))
-        if p.is_meta or p.is_inference() or shared:
-            how = "on the meta device" if p.is_meta else "expanded" if shared else "made in inference mode"
-            raise TypeError(f"{what} is {how}: weights need memory of their own that can be written to")
+        if p.is_meta or p.is_inference() or any(n > 1 and k == 0 for n, k in zip(p.shape, p.stride(), strict=True)):
+            raise TypeError(f"{what} is expanded, made in inference mode or on the meta device: weights need memory")
         levels.tensor(p)
         if not _whole(p.detach().sum()).isfinite() and not _whole(p.detach().isfinite().all()):
             raise ValueError(f"{what} has entries that are NaN or infinite")
@@ -153,16 +127,11 @@ class QuantizedOptimizer(_Checkpoints):
             for i, q in enumerate(group["params"]):
                 if q is p:
                     names = group.get("param_names") or group.get("names")
-                    shape = () if is_lazy(p) else tuple(p.shape)
-                    return f"parameter {repr(names[i]) if names else f'{i} of group {k}'} of shape {shape}"
+                    return f"parameter {repr(names[i]) if names else f'{i} of group {k}'} of shape {tuple(p.shape)}"
 
-    # Latent weights
-
-    @torch.inference_mode(False)
     @torch.no_grad()
     def _follow(self) -> None:
-        """Follow what changed: parameters that are new, on another device or of another dtype, groups with another `quantize` or
-        `levels`."""
+        """Follow what changed: parameters that are new, moved, or of another precision; other `quantize` or `levels`."""
         for group in self.param_groups:
             levels, quantize = group.setdefault("levels", self.method.levels), group.setdefault("quantize", True)
             for p in group["params"]:
@@ -175,37 +144,34 @@ class QuantizedOptimizer(_Checkpoints):
                         for store in (self._seen, self.state, self._kept):
                             store.pop(p, None)
                 elif latent is None and seen is not None and not self.method.forward_is_latent:
-                    raise RuntimeError(
-                        f"the latent weights of {self._describe(p)} were cleared; optimizer.adopt() goes on from the parameters "
-                        "as they are (to forget the base's momentum, clear optimizer.base.state)"
-                    )
+                    raise RuntimeError(f"latent weights of {self._describe(p)} were cleared: adopt() goes on without")
                 elif seen is None or (self._apart(p) and latent is None):
                     self._take(p, p, levels)
-                elif not self._apart(p) and latent is not None:  # no longer of half precision
-                    self._take(p, latent, levels)
-                elif seen[1] is not levels and seen[1] != levels:
+                elif (seen[1] is not levels and seen[1] != levels) or (latent is not None and not self._apart(p)):
                     self._take(p, self._latent(p), levels)
 
     def _apart(self, p: Tensor) -> bool:
         """Whether the latent weights are another tensor than the parameter."""
         return not self.method.forward_is_latent or _coarse(p)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _take(self, p: Tensor, latent: Tensor, levels: Levels) -> None:
         """Make `latent` the latent weights of p, without multipliers or anything else of the method."""
         if self._apart(p):
-            state = {"latent": latent.detach().to(_fine(p), copy=True)}
+            state = {"latent": latent.detach().to(torch.float32 if _coarse(p) else p.dtype, copy=True)}
             for x, y in self.method.pieces(p.detach(), state["latent"]):
                 x.copy_(self.method.forward_point(y, levels, state))
             self.state[p] = state
         else:
             self.state.pop(p, None)
             p.copy_(latent.detach())
-        self._seen[p] = (_mark(p), levels)
+        self._seen[p] = (p._version, levels)
 
     def _latent(self, p: Tensor, quick: bool = False) -> Tensor:
         """The latent weights of p; raises RuntimeError where p was overwritten by somebody else since the last step."""
         if not self._apart(p):
-            return p
+            return self.state.get(p, {}).get("latent", p)  # there is one where p was of half precision
         if self._changed(p, quick):
             raise RuntimeError(
                 f"{self._describe(p)} was changed outside the optimizer; optimizer.adopt() goes on from the parameters as they "
@@ -215,14 +181,14 @@ class QuantizedOptimizer(_Checkpoints):
 
     def _changed(self, p: Tensor, quick: bool = False) -> bool:
         """Whether p was overwritten, and not with the point that it holds: a model may be loaded after its optimizer. quick:
-        look at its values where its `_mark` is another only, which a write through `p.data` leaves."""
-        mark, levels = self._seen[p]
-        if not self._apart(p) or (quick and mark == _mark(p)):
+        do not look at its values where its version is the old one, which a write through `p.data` leaves."""
+        version, levels = self._seen[p]
+        if not self._apart(p) or (quick and version == p._version):
             return False
         if self.method.elementwise and "latent" in self.state.get(p, ()):
             pairs = self.method.pieces(p.detach(), self.state[p]["latent"])
             return not all(torch.equal(x, self.method.forward_point(w, levels, {}).to(x)) for x, w in pairs)
-        return mark[0] != p._version
+        return version != p._version
 
     def _full(self) -> bool:
         return self._steps > 0 or any(self._changed(p) for p in self._seen)
@@ -230,8 +196,6 @@ class QuantizedOptimizer(_Checkpoints):
     def _quantized_parameters(self) -> Iterator[tuple[dict, Tensor]]:
         return ((group, p) for group in self.param_groups if group["quantize"] for p in group["params"])
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def adopt(self) -> None:
         """Go on from the parameters as they are (loaded, averaged, edited); the method's own state starts anew."""
         self._refuse_in_view("adopt()")
@@ -240,8 +204,6 @@ class QuantizedOptimizer(_Checkpoints):
         for group, p in self._quantized_parameters():
             self._take(p, p, group["levels"])
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def switch(self, method: Method) -> None:
         """Go on with another method from the latent weights; groups with the old method's levels get the new one's. Raises as
         the constructor, before anything changes."""
@@ -252,19 +214,15 @@ class QuantizedOptimizer(_Checkpoints):
         own, seen = [group for group in self.param_groups if group["levels"] == old.levels], self._seen
         try:
             self.method, self._seen = method, {}
-            for group in own:
-                group["levels"] = method.levels
-            self._check(*self.param_groups)
+            self._check(*[g | {"levels": method.levels} if g["levels"] == old.levels else g for g in self.param_groups])
         except BaseException:
             self.method, self._seen = old, seen
-            for group in own:
-                group["levels"] = old.levels
             raise
+        for group in own:
+            group["levels"] = method.levels
         for group, p, latent in latents:
             self._take(p, latent, group["levels"])
         self._steps = 0
-
-    # Steps
 
     @torch._disable_dynamo  # compiled, the method's kernels would round otherwise, or not run at all
     @torch.inference_mode(False)
@@ -294,8 +252,6 @@ class QuantizedOptimizer(_Checkpoints):
             warnings.warn(f"{what}: its schedule stands still until then", stacklevel=user + 1)
         return loss
 
-    # Views
-
     def _refuse_in_view(self, what: str) -> None:
         if self._view is not None:
             raise RuntimeError(f"{what} inside `with optimizer.{self._view}():` is not possible; leave the block first")
@@ -315,7 +271,7 @@ class QuantizedOptimizer(_Checkpoints):
             for (group, p, known), value in zip(shown, held, strict=True):
                 p.copy_(value)
                 if known:
-                    self._seen[p] = (_mark(p), group["levels"])
+                    self._seen[p] = (p._version, group["levels"])
             self._view = None
 
         self._view = view
@@ -353,24 +309,3 @@ class QuantizedOptimizer(_Checkpoints):
         self._refuse_in_view("progress()")
         self._follow()
         return Progress.of(self, most)
-
-    # Copies
-
-    def __getstate__(self) -> dict:
-        self._refuse_in_view("a copy")
-        seen = {p: (self._changed(p), levels) for p, (_, levels) in self._seen.items()}
-        mine = {"base": self.base, "method": self.method, "_state": {**self.state}, "_seen": seen, "_steps": self._steps}
-        return {"defaults": self.defaults} | mine
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__({"_linked": True, "_kept": {}} | state)
-        self.state = state["_state"]
-        self._seen = {p: ((-1, 0) if changed else _mark(p), levels) for p, (changed, levels) in self._seen.items()}
-        _write_plain_numbers(self.base)
-
-
-class _State(defaultdict):
-    """Counts as empty until a step was taken: torch.distributed.checkpoint then takes one, with the learning rate 0."""
-
-    def __bool__(self) -> bool:
-        return self.full()

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .arguments import _instance, _real_weights
 from .files import write_whole
 from .levels import Levels
 
@@ -25,7 +24,7 @@ def bits(levels: Levels) -> int:
     (1, 2, 4)
     """
     for b in (1, 2, 4):
-        if len(_instance("levels", levels, Levels, "a Levels object").values) <= 2**b:
+        if len(levels.values) <= 2**b:
             return b
     raise ValueError(f"{len(levels.values)} levels do not fit into 4 bits; allowed are up to 16")
 
@@ -38,7 +37,7 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | No
     True
     """
     b = bits(levels)
-    w = _real_weights(name, w).detach().cpu().contiguous()
+    w = w.detach().cpu().contiguous()
     codes = levels.cell(w if scale is None else w.to(scale.dtype) / scale.cpu())
     off = _values(codes, levels, w.dtype, scale) != w  # NaN, too
     if off.any():
@@ -48,12 +47,7 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | No
         )
     codes = codes.flatten().to(torch.uint8)
     codes = nn.functional.pad(codes, (0, -len(codes) % (8 // b))).view(-1, 8 // b)
-    return (codes << _shifts(b)).sum(1, dtype=torch.uint8)
-
-
-def _shifts(b: int) -> Tensor:
-    """Where the codes of b bits stand in a byte."""
-    return torch.arange(0, 8, b, dtype=torch.uint8, device="cpu")
+    return (codes << torch.arange(0, 8, b, dtype=torch.uint8, device="cpu")).sum(1, dtype=torch.uint8)
 
 
 def _values(codes: Tensor, levels: Levels, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
@@ -76,10 +70,10 @@ def unpack(
     """
     b, n = bits(levels), torch.Size(shape).numel()
     size = -(-n * b // 8)
-    if _instance("packed", packed, Tensor, "a tensor of bytes").dtype != torch.uint8 or packed.shape != (size,):
+    if packed.dtype != torch.uint8 or packed.shape != (size,):
         found = f"{packed.numel()} {packed.dtype}"
         raise ValueError(f"weights of shape {tuple(shape)} in {b} bits are {size} bytes, not {found}")
-    codes = (packed[:, None] >> _shifts(b) & (2**b - 1)).flatten()[:n].long()
+    codes = (packed[:, None] >> torch.arange(0, 8, b, device="cpu") & (2**b - 1)).flatten()[:n]
     if n and int(codes.max()) >= len(levels.values):
         raise ValueError(f"the bytes hold the code {int(codes.max())}, but there are only {len(levels.values)} levels")
     return _values(codes.view(shape), levels, dtype, scale)
@@ -96,7 +90,7 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
     >>> size < 4 * 1024 * 64 / 25  # 1 bit instead of 32, and a header
     True
     """
-    names = {p: name for name, p in _instance("model", model, nn.Module, "a torch module").named_parameters()}
+    names = {p: name for name, p in model.named_parameters()}
     known: dict[Tensor, tuple[Levels, Tensor | None]] = {}
     if groups is None:
         if not hasattr(model, "quantization"):

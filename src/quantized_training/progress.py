@@ -39,8 +39,7 @@ class Progress:
         for i, group in enumerate(optimizer.param_groups):
             parts = [_local(optimizer._latent(p)).detach() for p in group["params"]] if group["quantize"] else []
             if size := sum(w.numel() for w in parts):
-                w = torch.cat([_some(w.flatten(), most / size) for w in parts])
-                w = w.to(torch.promote_types(w.dtype, torch.float32))
+                w = torch.cat([_some(w.flatten(), most / size) for w in parts]).float()
                 groups.append(cls._of_weights(w, size, optimizer.method, group["levels"], before, i))
         n = sum(g.weights for g in groups)
         means = [sum(g.weights * getattr(g, k) for g in groups) / max(n, 1) for k in cls.__match_args__[:4]]
@@ -71,5 +70,5 @@ def _some(w: Tensor, share: float) -> Tensor:
     """The same part of a vector at each call, spread evenly over it: its entries at the multiples of the golden section."""
     if share >= 1:
         return w
-    places = torch.arange(math.ceil(share * len(w)), dtype=torch.float64, device="cpu") * ((math.sqrt(5) - 1) / 2) % 1 * len(w)
+    places = torch.arange(math.ceil(share * len(w)), dtype=torch.float64) * ((math.sqrt(5) - 1) / 2) % 1 * len(w)
     return w[places.long().to(w.device)]

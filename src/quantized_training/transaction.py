@@ -26,16 +26,6 @@ def _coarse(p: Tensor) -> bool:
     return p.dtype in (torch.float16, torch.bfloat16) and type(p) in _PLAIN
 
 
-def _fine(p: Tensor) -> torch.dtype:
-    """Of the latent weights of p, where they are another tensor."""
-    return torch.float32 if _coarse(p) else p.dtype
-
-
-def _mark(p: Tensor) -> tuple[int, int]:
-    """What changes when p is written to or gets other memory; not when it is written to through `p.data`."""
-    return p._version, p.data_ptr() if type(p) in _PLAIN else 0
-
-
 def _passes_decay(method: Method, group: dict) -> bool:
     """Whether the base's weight decay has to be part of the gradient that the method is given, to keep its constraint."""
     return bool(group.get("weight_decay")) and method.constraint is not None
@@ -262,7 +252,7 @@ class _Transaction:
     def _note(self) -> None:
         for b in self.parts:
             for p in b.params if b.apart else ():
-                self.optimizer._seen[p] = (_mark(p), b.levels)
+                self.optimizer._seen[p] = (p._version, b.levels)
 
 
 def _assign(targets: list[Tensor], values: list[Tensor]) -> None:
