@@ -40,9 +40,9 @@ def _instance(name: str, value: Any, kind: type, example: str) -> Any:
 
 
 def _real_weights(name: str, w: Tensor) -> Tensor:
-    """A dense tensor of floating-point numbers."""
+    """A dense tensor of floating-point numbers, of 16 bits or more each."""
     _instance(name, w, Tensor, "a tensor of weights")
-    if w.layout != torch.strided or not w.is_floating_point():
-        kind = "sparse" if w.layout != torch.strided else str(w.dtype)
-        raise TypeError(f"{name} of shape {tuple(w.shape)} is {kind}: weights are dense floating-point numbers")
+    if w.layout != torch.strided or not w.is_floating_point() or w.element_size() < 2:
+        kind = f"of shape {tuple(w.shape)} is {'sparse' if w.layout != torch.strided else w.dtype}"
+        raise TypeError(f"{name} {kind}: weights are dense floating-point numbers of 16 bits or more")
     return w

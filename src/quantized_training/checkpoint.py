@@ -5,6 +5,8 @@ method keeps ("method.dual"). `param_groups`: the base's, levels as numbers, wit
 state ("method.t" and so on, the same in every group), because tools that take a state apart keep nothing but these two.
 """
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor
 
@@ -23,11 +25,15 @@ def _write_plain_numbers(base: torch.optim.Optimizer) -> None:
 
 
 def _numbers(base: torch.optim.Optimizer, found: dict) -> dict:
-    return found | {"param_groups": [g | {"levels": _plain(g["levels"])} for g in found["param_groups"]]}
+    return found | {"param_groups": [{k: _plain(v) for k, v in g.items()} for g in found["param_groups"]]}
 
 
 def _objects(base: torch.optim.Optimizer, found: dict) -> dict:
-    return found | {"param_groups": [g | {"levels": Levels(_plain(g["levels"]))} for g in found["param_groups"]]}
+    groups = [dict(g) for g in found["param_groups"]]
+    for live, g in zip(base.param_groups, groups, strict=False):
+        for k in live.keys() & {"quantize", "levels"}:  # a plain optimizer's have neither
+            g[k] = Levels(_plain(g.get(k, live[k]))) if k == "levels" else g.get(k, live[k])
+    return found | {"param_groups": groups}
 
 
 def _plain(levels: object) -> object:
@@ -59,18 +65,37 @@ def _split(entries: dict) -> tuple[dict, dict]:
     return {k: v for k, v in entries.items() if k != "method" and not str(k).startswith(MINE)}, mine
 
 
+class _State(defaultdict):
+    """Counts as empty until a step was taken: torch.distributed.checkpoint then takes one, with the learning rate 0."""
+
+    def __bool__(self) -> bool:
+        return self.full()
+
+
 class _Checkpoints(torch.optim.Optimizer):
     """The part of `QuantizedOptimizer` that writes and reads its state."""
+
+    def _set_state(self, found: dict) -> None:
+        self._state = _State(dict, found)
+        self._state.full = self._full
+
+    state = property(lambda self: self._state, _set_state, doc="What the method keeps of each parameter.")
+    # The base's; torch's constructor would begin with an empty list.
+    param_groups = property(
+        lambda o: o.base.param_groups, lambda o, g: o._linked and setattr(o.base, "param_groups", g)
+    )
 
     def state_dict(self) -> dict:
         """Everything a resumed run needs, in torch's own shape; see the head of `quantized_training.checkpoint`."""
         self._refuse_in_view("state_dict()")
+        self._follow()
         _hooked(self._optimizer_state_dict_pre_hooks, self)
         params = [p for group in self.param_groups for p in group["params"]]
         mine = {i: self.state[p] for i, p in enumerate(params) if p in self.state}
         found = _joined(self.base.state_dict(), mine, type(self.method).__name__, self.method.state_dict())
         return _hooked(self._optimizer_state_dict_post_hooks, self, found)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore `state_dict`, or refuse it with ValueError before anything changes. Load the model's own state_dict
@@ -84,23 +109,24 @@ class _Checkpoints(torch.optim.Optimizer):
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise ValueError(f"this is no state of a QuantizedOptimizer: {type(error).__name__}: {error}") from error
         base, params = self.base, [p for g in self.param_groups for p in g["params"]]
-        before = base.state, base.param_groups, self.state.copy(), self.method.state_dict()
+        before = base.state, base.param_groups, {**self.state}, self.method.state_dict()
         try:
             base.load_state_dict({"state": theirs, "param_groups": groups})
             self.method.load_state_dict(method)
-            self.state.clear()
-            self.state.update({params[i]: entries for i, entries in mine.items()})
+            self.state = {params[i]: entries for i, entries in mine.items()}
             for i, entries in theirs.items():
                 if _coarse(params[i]):  # torch has rounded what the base keeps in float32
-                    fine = {k: v for k, v in entries.items() if getattr(v, "dtype", 0) == torch.float32}
+                    fine = {
+                        k: v.float()
+                        for k, v in entries.items()
+                        if getattr(v, "dtype", 0) in (torch.float32, torch.float64)
+                    }
                     base.state[params[i]].update(fine)
         except BaseException:
-            base.state, base.param_groups = before[:2]
-            self.state.clear()
-            self.state.update(before[2])
+            base.state, base.param_groups, self.state = before[:3]
             self.method.load_state_dict(before[3])
             raise
-        self.param_groups, self._steps = base.param_groups, max(self._steps, 1)
+        self._steps = max(self._steps, 1)
         self._seen = {p: (p._version, group["levels"]) for group, p in self._quantized_parameters()}
         _hooked(self._optimizer_load_state_dict_post_hooks, self)
 
@@ -142,6 +168,8 @@ class _Checkpoints(torch.optim.Optimizer):
                         raise ValueError(f"{name} of parameter {i} has entries that are NaN or infinite")
                 if entries:
                     part[i] = entries | {name: v.to(p.device, copy=True) for name, v in tensors.items()}
+            if "latent" in mine.get(i, {}):
+                mine[i]["latent"] = mine[i]["latent"].to(torch.float32 if _coarse(p) else p.dtype)
             if (g["quantize"] and self._apart(p)) != isinstance(mine.get(i, {}).get("latent"), Tensor):
                 raise ValueError(f"this state lacks latent weights of parameter {i}, or has some not kept here")
         return method, groups, theirs, mine
@@ -152,3 +180,13 @@ class _Checkpoints(torch.optim.Optimizer):
         if mine:
             return shape if name == "latent" else self.method.state_shape(name, group["levels"], shape)
         return tuple(known.shape) if isinstance(known, Tensor) else shape if name in LIKE_WEIGHTS else None
+
+    def __getstate__(self) -> dict:
+        self._refuse_in_view("a copy")
+        seen = {p: (self._changed(p), levels) for p, (_, levels) in self._seen.items()}
+        return {k: vars(self)[k] for k in ("base", "method", "defaults", "_state", "_steps")} | {"_seen": seen}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({"_linked": True, "_kept": {}} | state)
+        self._seen = {p: (-1 if changed else p._version, levels) for p, (changed, levels) in self._seen.items()}
+        _write_plain_numbers(self.base)

@@ -18,6 +18,7 @@ from .scales import scale_of
 NEEDED = {".qt": (), ".pt": (), ".pt2": (), ".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def finish(
     model: nn.Module,
@@ -47,7 +48,7 @@ def finish(
     if not names:
         raise ValueError(f"none of the optimizer's quantised parameters belongs to this {type(model).__name__}")
     with optimizer.quantized() if latent is None else nullcontext():
-        finished = copy.deepcopy(model)
+        finished = copy.deepcopy(model, {id(optimizer): None})  # where the model holds it
     if latent is not None:
         finished.load_state_dict(latent)
     finished.eval().requires_grad_(False).zero_grad()

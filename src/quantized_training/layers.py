@@ -58,8 +58,10 @@ def _check(name: str, module: nn.Module, levels: Levels | None) -> None:
     if isinstance(module, nn.Embedding):
         if module.sparse or module.max_norm is not None:
             raise ValueError(f"{name}: an embedding with sparse=True or max_norm cannot be quantised")
-        if module.padding_idx is not None and levels is not None and 0.0 not in levels.values:
-            raise ValueError(f"{name}: its row of zeros (padding_idx={module.padding_idx}) is on none of {levels}")
+        if module.padding_idx is not None and not scale_of(module) and (levels is None or 0.0 not in levels.values):
+            raise ValueError(
+                f"{name}: its row of zeros (padding_idx={module.padding_idx}) is on none of levels={levels}"
+            )
 
 
 def groups(
@@ -74,7 +76,8 @@ def groups(
     quantize: "all" (the weights of all layers), "all but first and last" (in the order in which the model names them), or
     "3x3 only" (3 x 3 convolutions but the first and last layer, as in the ImageNet code of ASkewSGD's authors). Biases, learned
     scales and normalisation are never quantised; embeddings where a linear layer shares the table or `scale_layers` scaled it,
-    and with embeddings=True (except under "3x3 only").
+    and with embeddings=True (except under "3x3 only"). Weights of other layers (transposed
+    convolutions, recurrent ones, attention's in_proj_weight) are "other parameters": not quantised, unless you say so.
     levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
     `levels` times `least_squares_scale` of its weights as they are now; a method's constants (epsilon, clip, dual_max,
     strength) then have to fit every layer's gap, which `scale_layers` avoids.

@@ -17,7 +17,7 @@ from .arguments import _integer, _real_weights, number
 def _on(values: tuple[float, ...], dtype: torch.dtype, device: torch.device, apart: bool = False) -> Tensor:
     """The values as a tensor; apart: ValueError where the dtype cannot tell them apart."""
     with torch.inference_mode(False):  # autograd refuses tensors that were made in inference mode
-        stored = torch.tensor(values, dtype=dtype)
+        stored = torch.tensor(values, dtype=dtype, device="cpu")
         if apart and not (stored.isfinite().all() and (stored[1:] > stored[:-1]).all()):
             raise ValueError(f"the levels {values} cannot be told apart in {dtype}; use a finer dtype")
         return stored.to(device)

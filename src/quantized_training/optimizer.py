@@ -2,7 +2,6 @@
 
 import inspect
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .arguments import _instance, _real_weights, number
-from .checkpoint import _Checkpoints, _write_plain_numbers
+from .checkpoint import _Checkpoints, _numbers, _write_plain_numbers
 from .levels import Levels
 from .methods import Method
 from .methods.base import _chunks
@@ -47,29 +46,30 @@ class QuantizedOptimizer(_Checkpoints):
     [-1.0, 1.0]
     """
 
+    _view: str | None = None
+    _linked, _steps = False, 0
+
     def __init__(self, base: torch.optim.Optimizer, method: Method) -> None:
         if isinstance(base, QuantizedOptimizer) or not isinstance(base, torch.optim.Optimizer):
             raise TypeError(f"base must be an ordinary torch optimizer, got {type(base).__name__}")
         _instance("method", method, Method, "a Method object, e.g. BinaryConnect(levels)")
         if isinstance(base, torch.optim.LBFGS):
             raise TypeError("LBFGS calls its closure at points of its own choice, past the method; use another base")
+        if _numbers in base._optimizer_state_dict_post_hooks.values():
+            raise ValueError("this base has a QuantizedOptimizer: use its switch(method), or make another base")
         self.base, self.method = base, method
-        self._view: str | None = None
-        self._linked, self._steps = False, 0
         self._seen: dict[Tensor, tuple[int, Levels]] = {}  # quantised: version and levels after the last step
         self._kept: dict[Tensor, dict[str, Tensor]] = {}  # memory of the steps
-        super().__init__(base.param_groups, {})
-        self.state = _State(dict)
-        self.state.full = self._full
-        self.param_groups, self.defaults, self._linked = base.param_groups, base.defaults, True
+        super().__init__(base.param_groups, base.defaults)
+        self._linked = True
         self._check(*self.param_groups)
         self._follow()
         _write_plain_numbers(base)
 
     def add_param_group(self, param_group: dict) -> None:
         """As in torch; the group is added to the base optimizer, too."""
-        if not self._linked:  # torch's constructor collects the groups of `base` through this method
-            return super().add_param_group(param_group)
+        if not self._linked:  # torch's constructor gives each group of `base` to this method
+            return
         self._refuse_in_view("add_param_group()")
         self.base.add_param_group(param_group)
         try:
@@ -80,7 +80,7 @@ class QuantizedOptimizer(_Checkpoints):
         self._follow()
 
     def _check(self, *groups: dict) -> None:
-        """Complete the groups' settings; raise where the method cannot work with them."""
+        """Raise where the method cannot work with the groups."""
         new = [p for group in groups for p in self._checked_group(group)]
         if new and (found := _made_from(new)):
             raise TypeError(
@@ -90,8 +90,8 @@ class QuantizedOptimizer(_Checkpoints):
 
     def _checked_group(self, group: dict) -> list[Tensor]:
         """Do so for one group; returns its quantised parameters where they are new or have new levels."""
-        levels = group.setdefault("levels", self.method.levels)
-        quantize = _instance("a parameter group's quantize", group.setdefault("quantize", True), bool, "True or False")
+        levels, quantize = group.get("levels", self.method.levels), group.get("quantize", True)
+        _instance("a parameter group's quantize", quantize, bool, "True or False")
         _instance("a parameter group's levels", levels, Levels, "a Levels object")
         lr = number("lr", group["lr"], 0) if "lr" in group else 0.0
         if group.get("maximize"):
@@ -116,8 +116,8 @@ class QuantizedOptimizer(_Checkpoints):
     def _check_parameter(self, p: Tensor, levels: Levels) -> None:
         what = self._describe(p)
         _real_weights(what, p)
-        if p.is_meta:
-            raise TypeError(f"{what} is on the meta device: weights need memory")
+        if p.is_meta or p.is_inference() or any(n > 1 and k == 0 for n, k in zip(p.shape, p.stride(), strict=True)):
+            raise TypeError(f"{what} is expanded, made in inference mode or on the meta device: weights need memory")
         levels.tensor(p)
         if not _whole(p.detach().sum()).isfinite() and not _whole(p.detach().isfinite().all()):
             raise ValueError(f"{what} has entries that are NaN or infinite")
@@ -129,29 +129,33 @@ class QuantizedOptimizer(_Checkpoints):
                     names = group.get("param_names") or group.get("names")
                     return f"parameter {repr(names[i]) if names else f'{i} of group {k}'} of shape {tuple(p.shape)}"
 
-    # Latent weights
-
     @torch.no_grad()
     def _follow(self) -> None:
-        """Follow what changed in the groups: parameters that are new, or whose `quantize` or `levels` are others."""
+        """Follow what changed: parameters that are new, moved, or of another precision; other `quantize` or `levels`."""
         for group in self.param_groups:
-            levels, quantize = group["levels"], group["quantize"]
+            levels, quantize = group.setdefault("levels", self.method.levels), group.setdefault("quantize", True)
             for p in group["params"]:
-                seen = self._seen.get(p)
+                seen, latent = self._seen.get(p), self.state.get(p, {}).get("latent")
+                if latent is not None and latent.device != p.device:
+                    self.state[p] = {k: v.to(p.device) for k, v in self.state[p].items()}
                 if not quantize:
                     if seen is not None:  # switched off: the latent weights are what is trained on
                         p.copy_(self._latent(p))
                         for store in (self._seen, self.state, self._kept):
                             store.pop(p, None)
-                elif seen is None or (self._apart(p) and "latent" not in self.state[p]):
+                elif latent is None and seen is not None and not self.method.forward_is_latent:
+                    raise RuntimeError(f"latent weights of {self._describe(p)} were cleared: adopt() goes on without")
+                elif seen is None or (self._apart(p) and latent is None):
                     self._take(p, p, levels)
-                elif seen[1] is not levels and seen[1] != levels:
+                elif (seen[1] is not levels and seen[1] != levels) or (latent is not None and not self._apart(p)):
                     self._take(p, self._latent(p), levels)
 
     def _apart(self, p: Tensor) -> bool:
         """Whether the latent weights are another tensor than the parameter."""
         return not self.method.forward_is_latent or _coarse(p)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _take(self, p: Tensor, latent: Tensor, levels: Levels) -> None:
         """Make `latent` the latent weights of p, without multipliers or anything else of the method."""
         if self._apart(p):
@@ -164,25 +168,27 @@ class QuantizedOptimizer(_Checkpoints):
             p.copy_(latent.detach())
         self._seen[p] = (p._version, levels)
 
-    def _latent(self, p: Tensor) -> Tensor:
+    def _latent(self, p: Tensor, quick: bool = False) -> Tensor:
         """The latent weights of p; raises RuntimeError where p was overwritten by somebody else since the last step."""
         if not self._apart(p):
-            return p
-        if self._changed(p):
+            return self.state.get(p, {}).get("latent", p)  # there is one where p was of half precision
+        if self._changed(p, quick):
             raise RuntimeError(
                 f"{self._describe(p)} was changed outside the optimizer; optimizer.adopt() goes on from the parameters as they "
                 "are, load_state_dict from a checkpoint, after the model's own (set_model_state_dict, set_optimizer_state_dict)"
             )
         return self.state[p]["latent"]
 
-    def _changed(self, p: Tensor) -> bool:
-        """Whether p was overwritten, and not with the point that it holds: a model may be loaded after its optimizer."""
+    def _changed(self, p: Tensor, quick: bool = False) -> bool:
+        """Whether p was overwritten, and not with the point that it holds: a model may be loaded after its optimizer. quick:
+        do not look at its values where its version is the old one, which a write through `p.data` leaves."""
         version, levels = self._seen[p]
-        changed = self._apart(p) and version != p._version
-        if changed and self.method.elementwise and "latent" in self.state.get(p, ()):
+        if not self._apart(p) or (quick and version == p._version):
+            return False
+        if self.method.elementwise and "latent" in self.state.get(p, ()):
             pairs = self.method.pieces(p.detach(), self.state[p]["latent"])
-            return not all(torch.equal(x, self.method.forward_point(w, levels, {}).to(x.dtype)) for x, w in pairs)
-        return changed
+            return not all(torch.equal(x, self.method.forward_point(w, levels, {}).to(x)) for x, w in pairs)
+        return version != p._version
 
     def _full(self) -> bool:
         return self._steps > 0 or any(self._changed(p) for p in self._seen)
@@ -190,7 +196,6 @@ class QuantizedOptimizer(_Checkpoints):
     def _quantized_parameters(self) -> Iterator[tuple[dict, Tensor]]:
         return ((group, p) for group in self.param_groups if group["quantize"] for p in group["params"])
 
-    @torch.no_grad()
     def adopt(self) -> None:
         """Go on from the parameters as they are (loaded, averaged, edited); the method's own state starts anew."""
         self._refuse_in_view("adopt()")
@@ -199,7 +204,6 @@ class QuantizedOptimizer(_Checkpoints):
         for group, p in self._quantized_parameters():
             self._take(p, p, group["levels"])
 
-    @torch.no_grad()
     def switch(self, method: Method) -> None:
         """Go on with another method from the latent weights; groups with the old method's levels get the new one's. Raises as
         the constructor, before anything changes."""
@@ -210,21 +214,18 @@ class QuantizedOptimizer(_Checkpoints):
         own, seen = [group for group in self.param_groups if group["levels"] == old.levels], self._seen
         try:
             self.method, self._seen = method, {}
-            for group in own:
-                group["levels"] = method.levels
-            self._check(*self.param_groups)
+            self._check(*[g | {"levels": method.levels} if g["levels"] == old.levels else g for g in self.param_groups])
         except BaseException:
             self.method, self._seen = old, seen
-            for group in own:
-                group["levels"] = old.levels
             raise
+        for group in own:
+            group["levels"] = method.levels
         for group, p, latent in latents:
             self._take(p, latent, group["levels"])
         self._steps = 0
 
-    # Steps
-
     @torch._disable_dynamo  # compiled, the method's kernels would round otherwise, or not run at all
+    @torch.inference_mode(False)
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One training step; returns the closure's loss where a closure is given."""
@@ -233,7 +234,6 @@ class QuantizedOptimizer(_Checkpoints):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.param_groups = self.base.param_groups
         for group in self.param_groups:
             if sparse := [p for p in group["params"] if p.grad is not None and p.grad.is_sparse]:
                 raise RuntimeError(f"{self._describe(sparse[0])} has a sparse gradient: use sparse=False")
@@ -241,7 +241,7 @@ class QuantizedOptimizer(_Checkpoints):
         self._follow()
         for _, p in self._quantized_parameters():
             if p.grad is not None:
-                self._latent(p)
+                self._latent(p, quick=True)
         _Transaction(self).run()
         self._steps += 1
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
@@ -251,8 +251,6 @@ class QuantizedOptimizer(_Checkpoints):
             user = next((i for i, name in enumerate(names) if name not in ("torch", __package__)), len(names))
             warnings.warn(f"{what}: its schedule stands still until then", stacklevel=user + 1)
         return loss
-
-    # Views
 
     def _refuse_in_view(self, what: str) -> None:
         if self._view is not None:
@@ -311,23 +309,3 @@ class QuantizedOptimizer(_Checkpoints):
         self._refuse_in_view("progress()")
         self._follow()
         return Progress.of(self, most)
-
-    # Copies
-
-    def __getstate__(self) -> dict:
-        self._refuse_in_view("a copy")
-        seen = {p: (self._changed(p), levels) for p, (_, levels) in self._seen.items()}
-        return super().__getstate__() | {"base": self.base, "method": self.method, "_seen": seen, "_steps": self._steps}
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__({"_view": None, "_linked": True, "_kept": {}} | state)
-        self._seen = {p: (-1 if changed else p._version, levels) for p, (changed, levels) in self._seen.items()}
-        self.state.full = self._full
-        _write_plain_numbers(self.base)
-
-
-class _State(defaultdict):
-    """Counts as empty until a step was taken: torch.distributed.checkpoint then takes one, with the learning rate 0."""
-
-    def __bool__(self) -> bool:
-        return self.full()

@@ -47,14 +47,14 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | No
         )
     codes = codes.flatten().to(torch.uint8)
     codes = nn.functional.pad(codes, (0, -len(codes) % (8 // b))).view(-1, 8 // b)
-    return (codes << torch.arange(0, 8, b, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+    return (codes << torch.arange(0, 8, b, dtype=torch.uint8, device="cpu")).sum(1, dtype=torch.uint8)
 
 
 def _values(codes: Tensor, levels: Levels, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
     """The weights whose levels have the numbers `codes`."""
     if scale is None:
-        return torch.tensor(levels.values, dtype=dtype)[codes]
-    return (scale.cpu() * torch.tensor(levels.values, dtype=scale.dtype)[codes]).to(dtype)
+        return torch.tensor(levels.values, dtype=dtype, device="cpu")[codes]
+    return (scale.cpu() * torch.tensor(levels.values, dtype=scale.dtype, device="cpu")[codes]).to(dtype)
 
 
 def unpack(
@@ -73,7 +73,7 @@ def unpack(
     if packed.dtype != torch.uint8 or packed.shape != (size,):
         found = f"{packed.numel()} {packed.dtype}"
         raise ValueError(f"weights of shape {tuple(shape)} in {b} bits are {size} bytes, not {found}")
-    codes = (packed[:, None] >> torch.arange(0, 8, b, dtype=torch.uint8) & (2**b - 1)).flatten()[:n].long()
+    codes = (packed[:, None] >> torch.arange(0, 8, b, device="cpu") & (2**b - 1)).flatten()[:n]
     if n and int(codes.max()) >= len(levels.values):
         raise ValueError(f"the bytes hold the code {int(codes.max())}, but there are only {len(levels.values)} levels")
     return _values(codes.view(shape), levels, dtype, scale)
@@ -104,8 +104,10 @@ def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = Non
                 if not isinstance(group.get("levels"), Levels):
                     raise ValueError(f"{names[p]}: its group is quantised and has no levels")
                 known[p] = (group["levels"], None)
-    entries, parts, first = [], [torch.empty(0, dtype=torch.uint8)], {}
+    entries, parts, first = [], [torch.empty(0, dtype=torch.uint8, device="cpu")], {}
     for name, t in model.state_dict(keep_vars=True).items():
+        if not isinstance(t, Tensor):
+            raise ValueError(f"{name} of the model's state is no tensor: write a .pt file, which holds any state")
         entry = {"name": name, "shape": tuple(t.shape), "dtype": t.dtype, "bytes": 0}
         entries.append(entry)
         if t in first:
@@ -135,7 +137,7 @@ def contents(path: str | Path) -> list[dict]:
         raise ValueError(f"{path} is no file of packed weights: it starts with {raw[:8]!r}, expected {MAGIC!r}")
     if hashlib.sha256(body := raw[40:]).digest() != raw[8:40]:
         raise ValueError(f"{path} is damaged or partial: its {len(body):,} bytes have another SHA-256 than it says")
-    found, known = torch.load(io.BytesIO(body), weights_only=True), {}
+    found, known = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True), {}
     for e, data in zip(found["entries"], found["data"].split([e["bytes"] for e in found["entries"]]), strict=True):
         if "same" in e:
             e["tensor"] = known[e["same"]]

@@ -50,7 +50,7 @@ def _fit(w: Tensor, levels: Levels, keep: int) -> Tensor:
         return torch.where(s > 0, s, math.nan)
     w = w.sort(1).values  # once, so that the best fit to a rounding takes a few look-ups
     q = levels.tensor(w)
-    middles = torch.tensor(levels.midpoints, dtype=torch.float64)
+    middles = torch.tensor(levels.midpoints, dtype=torch.float64, device="cpu")
     sums = nn.functional.pad(w.cumsum(1), (1, 0))
 
     def fit(s: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def _fit(w: Tensor, levels: Levels, keep: int) -> Tensor:
         return s * s * square - 2 * s * cross  # the squared error less that of s = 0
 
     s = w.abs().amax(1, keepdim=True) / max(abs(v) for v in levels.hull)
-    s = s * torch.logspace(-4, 1, STARTS, dtype=torch.float64)
+    s = s * torch.logspace(-4, 1, STARTS, dtype=torch.float64, device="cpu")
     if keep < STARTS:
         s = s.gather(1, errors(s).topk(keep, largest=False).indices)
     for _ in range(100):  # each step lowers the error, which has several minima for few weights

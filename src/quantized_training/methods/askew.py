@@ -76,16 +76,13 @@ class ASkew(Method):
         self.constraint = _instance("constraint", constraint, Constraint, "PSI or PHI")
         self.alpha, self.clip = (number(n, v, 0, strict=True) for n, v in (("alpha", alpha), ("clip", clip)))
         free = Geometric(self.constraint.largest_epsilon(levels), 0.95)
-        self.schedule = free if epsilon is None else as_schedule(epsilon, "epsilon")
+        self.plan = self.schedule = free if epsilon is None else as_schedule(epsilon, "epsilon")
         self.merged = _instance("merged", merged, bool, "True or False") or epsilon is None
         self.allow_overshoot = _instance("allow_overshoot", allow_overshoot, bool, "True or False")
         self.clip_velocity = _instance("clip_velocity", clip_velocity, bool, "True or False")
         self.check_plan(levels)
 
-    @property
-    def epsilon(self) -> float:
-        """The tolerance in force."""
-        return self.schedule(self.t)
+    epsilon = property(lambda self: self.schedule(self.t), doc="The tolerance in force.")
 
     def tolerance(self, levels: Levels) -> float:
         return self.epsilon
@@ -93,10 +90,6 @@ class ASkew(Method):
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
         push = self.constraint.push(w, levels, self.epsilon)
         return _skewed(grad, push, self.alpha, self.clip, self.clip_velocity, out)
-
-    @property
-    def plan(self) -> Schedule:
-        return self.schedule
 
     def check(self, levels: Levels, lr: float, k: int | None = None) -> None:
         when = f"after {k} calls of anneal(), " if k else ""

@@ -64,7 +64,7 @@ class BinaryConnect(Method):
 
     def _draw(self, w: Tensor) -> Tensor:
         dtype = torch.promote_types(w.dtype, torch.float32)  # draws of half precision are too coarse
-        return torch.rand(w.shape, generator=self._generator, dtype=dtype).to(w.device)
+        return torch.rand(w.shape, generator=self._generator, dtype=dtype, device="cpu").to(w.device)
 
     @property
     def repeats(self) -> bool:

@@ -43,10 +43,7 @@ class SGDA(Method):
         self.dual_max = number("dual_max", dual_max, 0, strict=True, finite=False)
         self.check(levels, lr=0.0)
 
-    @property
-    def epsilon(self) -> float:
-        """The tolerance for the method's own levels."""
-        return self.tolerance(self.levels)
+    epsilon = property(lambda self: self.tolerance(self.levels), doc="The tolerance for the method's own levels.")
 
     def tolerance(self, levels: Levels) -> float:
         return PHI.largest_epsilon(levels) / 2 if self._epsilon is None else self._epsilon
