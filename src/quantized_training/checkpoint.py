@@ -115,7 +115,10 @@ class _Checkpoints(torch.optim.Optimizer):
         method, groups = {}, []
         for g, live in zip(found["param_groups"], here, strict=True):
             if g["method"] != kind:
-                raise ValueError(f"this state belongs to the method {g['method']}, the optimizer runs {kind}")
+                raise ValueError(
+                    f"this state belongs to the method {g['method']}, the optimizer runs {kind}: load it into an optimizer with "
+                    f"{g['method']}, then call its switch({kind}(...))"
+                )
             g, method = _split(g)
             if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
                 raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")

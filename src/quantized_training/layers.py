@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .arguments import _warn, number
 from .levels import Levels
 from .scales import Scale, channel_scales, least_squares_scale, scale_of
 
@@ -14,6 +15,7 @@ QUANTIZE = ("all", "all but first and last", "3x3 only")
 SCALED = "parametrizations.weight.original"  # what torch calls a layer's weight after `scale_layers`
 #: The order of the groups, by the last words of their kind; at last any other.
 KINDS = "first layer,convolutions,linear layers,last layer,embeddings,biases,scales,normalisation,".split(",")
+REAL = nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm  # their weights are real by intention, of any shape
 
 
 def _layers(model: nn.Module, *more: type[nn.Module]) -> dict[str, nn.Module]:
@@ -25,6 +27,11 @@ def _layers(model: nn.Module, *more: type[nn.Module]) -> dict[str, nn.Module]:
 def _weight(module: nn.Module) -> Tensor:
     """What is trained for a layer's weight: a parameter, unless another parametrisation than `Scale` makes it."""
     return module.parametrizations.weight.original if scale_of(module) else module.weight
+
+
+def _scales(model: nn.Module) -> dict[Tensor, Tensor]:
+    """Parameters that `scale_layers` scaled -> the factors in use."""
+    return {_weight(module): scale.value for module in model.modules() if (scale := scale_of(module))}
 
 
 def _kinds(model: nn.Module, embeddings: bool) -> tuple[dict[str, str], dict[str, str]]:
@@ -68,6 +75,7 @@ def groups(
     levels: Levels | None = None,
     scaled: bool = False,
     embeddings: bool = False,
+    lr: float | None = None,
 ) -> list[dict]:
     """Parameter groups for a base optimizer and `QuantizedOptimizer`, one for each kind of parameter.
 
@@ -78,6 +86,10 @@ def groups(
     levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
     `levels` times `least_squares_scale` of its weights as they are now; a method's constants (epsilon, clip, dual_max,
     strength) then have to fit every layer's gap, which `scale_layers` avoids.
+    lr: for Adam and its kin, whose steps are as long for any gradient: each layer that `scale_layers` scaled is a group of its
+    own with lr / (mean of its scale as it is now), the others have lr, so that each weight moves as unscaled with lr. (AdamW's
+    decay of such a group grows as much.) SGD needs none of this.
+    UserWarning that names the matrices of other modules (attention's in_proj_weight, an LSTM's), which are not quantised.
     Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError where nothing
     is left to quantise, for scaled=True without levels, and for weights that cannot be put on levels.
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
@@ -102,13 +114,21 @@ def groups(
     for name, kind in layers.items():
         if kind in chosen:
             _check(name or "the model", model.get_submodule(name), levels)
-    parameters, result = dict(model.named_parameters()), []
+    others = [name for name, kind in kinds.items() if kind == "other parameters"]
+    if left := [n for n in others if not isinstance(model.get_submodule(n.rpartition(".")[0]), REAL)]:
+        _warn(f"{', '.join(left)}: not quantised, as the weights of no linear layer, convolution or embedding")
+    parameters, result, scales = dict(model.named_parameters()), [], {} if lr is None else _scales(model)
     for kind in sorted(set(kinds.values()), key=lambda kind: ([*map(kind.endswith, KINDS)].index(True), kind)):
         names = [name for name, k in kinds.items() if k == kind]
-        for part in [[n] for n in names] if scaled and kind in chosen else [names]:
+        alone = [[n] for n in names if (scaled and kind in chosen) or parameters[n] in scales]
+        rest = [n for n in names if [n] not in alone]
+        for part in [*alone, rest] if rest else alone:
             group = {"params": [parameters[n] for n in part], "quantize": kind in chosen, "kind": kind, "names": part}
             if kind in chosen and levels is not None:
                 group["levels"] = levels.scaled(least_squares_scale(parameters[part[0]], levels)) if scaled else levels
+            if lr is not None:
+                scale = scales.get(parameters[part[0]])
+                group["lr"] = number("lr", lr, 0) / (1 if scale is None else scale.mean().item())
             result.append(group)
     return result
 
@@ -155,6 +175,7 @@ def scale_layers(
             plan.append((p, [name.rpartition(".")[0] for name in owners[p]], factor))
     top = levels.hull[1] if levels.hull[1] > 0 else -levels.hull[0]
     for p, names, factor in plan:
+        Scale.fits[p] = levels
         shared = p.numel() if per == "layer" else p[0].numel()
         scale = Scale(factor, p, 1 / math.sqrt(shared * top) if learned else None)
         v = scale.right_inverse(p.detach())
@@ -163,6 +184,26 @@ def scale_layers(
             with torch.no_grad():
                 p.copy_(v)
     return {names[0]: factor for _, names, factor in plan}
+
+
+@torch.no_grad()
+def clip_grad_norm_(model: nn.Module, max_norm: float) -> Tensor:
+    """`torch.nn.utils.clip_grad_norm_` in units of the weights: at a scaled layer's parameter a gradient is 1 / scale too large.
+    Returns the total norm before. Where nothing is scaled, it is torch's own.
+    >>> model = nn.Linear(1, 2, bias=False)
+    >>> factors = scale_layers(model, Levels.binary())
+    >>> model.weight.backward(torch.tensor([[3.0], [-4.0]]))
+    >>> clip_grad_norm_(model, 1.0), model.parametrizations.weight.original.grad * factors[""]
+    (tensor(5.), tensor([[ 0.6000], [-0.8000]]))
+    """
+    if not (scales := _scales(model)):
+        return nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    trained = [p for p in model.parameters() if p.grad is not None]
+    norms = [(p.grad * scales.get(p, 1)).norm().to(trained[0].device) for p in trained]
+    total = torch.stack(norms).norm() if norms else torch.zeros(())
+    for p in trained:
+        p.grad.mul_((max_norm / (total + 1e-6)).clamp(max=1).to(p.grad.device))
+    return total
 
 
 @torch.no_grad()

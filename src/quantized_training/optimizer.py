@@ -1,7 +1,5 @@
 """`QuantizedOptimizer`: any torch optimizer plus one method, around an ordinary training loop."""
 
-import inspect
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,13 +7,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .arguments import _instance, _real_weights, number
+from .arguments import _instance, _real_weights, _warn, number
 from .checkpoint import _Checkpoints, _write_plain_numbers
 from .levels import Levels
 from .methods import Method
 from .methods.base import _chunks
 from .progress import Progress
-from .scales import _made_from
+from .scales import Scale, _made_from
 from .schedules import _tried
 from .transaction import _coarse, _passes_decay, _surely, _Transaction, _whole
 
@@ -87,6 +85,9 @@ class QuantizedOptimizer(_Checkpoints):
                 f"{self._describe(found[0])} is parametrised by {found[1]}: the weight that its layer makes of it would not lie on "
                 "the levels; remove the parametrisation, or set quantize=False for its group"
             )
+        if 0 < len(thin := [p for p in new if p.ndim == 1]) < len(new):
+            what = f"{self._describe(thin[0])} and {len(thin) - 1} more of one dimension (biases, normalisation?)"
+            _warn(f"{what} are quantised, too: layers.groups(model) makes groups that leave them real", self)
 
     def _checked_group(self, group: dict) -> list[Tensor]:
         """Do so for one group; returns its quantised parameters where they are new or have new levels."""
@@ -121,6 +122,8 @@ class QuantizedOptimizer(_Checkpoints):
         levels.tensor(p)
         if not _whole(p.detach().sum()).isfinite() and not _whole(p.detach().isfinite().all()):
             raise ValueError(f"{what} has entries that are NaN or infinite")
+        if (fitted := Scale.fits.get(p, levels)) != levels:
+            _warn(f"{what} is scaled for {fitted}, its group has {levels}: groups(model, levels=...) says which", self)
 
     def _describe(self, p: Tensor) -> str:
         for k, group in enumerate(self.param_groups):
@@ -247,9 +250,9 @@ class QuantizedOptimizer(_Checkpoints):
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
         if plan is not None and len(set(_tried(plan).values())) > 1:
             what = f"{type(self.method).__name__}: {PATIENCE} steps without a call of optimizer.method.anneal()"
-            names = [f.frame.f_globals.get("__name__", "").split(".")[0] for f in inspect.stack()]
-            user = next((i for i, name in enumerate(names) if name not in ("torch", __package__)), len(names))
-            warnings.warn(f"{what}: its schedule stands still until then", stacklevel=user + 1)
+            _warn(f"{what}: its schedule stands still until then")
+        if self._steps == 1 and not any(p.grad is not None for group in self.param_groups for p in group["params"]):
+            _warn("step() found no gradient at any parameter: call loss.backward() before it")
         return loss
 
     # Views

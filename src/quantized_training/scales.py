@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .levels import Levels
 
@@ -100,6 +101,8 @@ class Scale(nn.Module):
     >>> Scale(0.5, like=torch.ones(1))(torch.tensor([-1.0, 1.0])).tolist()
     [-0.5, 0.5]
     """
+
+    fits = WeakIdKeyDictionary()  # scaled parameter -> the levels to which `layers.scale_layers` fitted its factor
 
     def __init__(self, factor: float | Tensor, like: Tensor, rate: float | None = None) -> None:
         super().__init__()

@@ -144,4 +144,6 @@ class DebiasedBinaryConnect(BinaryConnect):
 
     def check(self, levels: Levels, lr: float) -> None:
         if len(levels.values) != 2:
-            raise ValueError(f"debiased BinaryConnect needs two levels, got {levels.values}: an inner one is a kink")
+            raise ValueError(
+                f"debiased BinaryConnect needs two levels, got {levels.values}: use BinaryConnect(levels, stochastic=False)"
+            )
