@@ -26,14 +26,11 @@ def number(name: str, value: Any, low: float = -math.inf, strict: bool = False, 
     return plain if type(plain) in (int, float) else int(plain) if isinstance(plain, Integral) else float(plain)
 
 
-def _warn(text: str, once: object = None) -> None:
-    """A UserWarning at the caller's line outside of torch and this package. once: an object, to which each is said once."""
-    said = set() if once is None else vars(once).setdefault("_said", set())
-    if text not in said:
-        said.add(text)
-        names = [f.frame.f_globals.get("__name__", "").split(".")[0] for f in inspect.stack(0)]
-        user = next((i for i, name in enumerate(names) if name not in ("torch", __package__)), len(names))
-        warnings.warn(text, stacklevel=user + 1)
+def _warn(text: str) -> None:
+    """A UserWarning at the line that called torch or this package; Python says the same at one line once."""
+    names = [f.frame.f_globals.get("__name__", "").split(".")[0] for f in inspect.stack(0)]
+    user = next((i for i, name in enumerate(names) if name not in ("torch", __package__)), len(names))
+    warnings.warn(text, stacklevel=user + 1)
 
 
 def _integer(name: str, value: Any, low: int, high: int) -> int:

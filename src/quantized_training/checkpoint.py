@@ -1,5 +1,4 @@
 """What `QuantizedOptimizer` writes and reads: torch's own shape of an optimizer's state, in plain numbers and tensors.
-
 `state`: parameter number -> the base's entries and, as "method.NAME", the latent weights ("method.latent") and what the
 method keeps ("method.dual"). `param_groups`: the base's, levels as numbers, with the method's name ("method") and its own
 state ("method.t" and so on, the same in every group), because tools that take a state apart keep nothing but these two.
@@ -115,10 +114,7 @@ class _Checkpoints(torch.optim.Optimizer):
         method, groups = {}, []
         for g, live in zip(found["param_groups"], here, strict=True):
             if g["method"] != kind:
-                raise ValueError(
-                    f"this state belongs to the method {g['method']}, the optimizer runs {kind}: load it into an optimizer with "
-                    f"{g['method']}, then call its switch({kind}(...))"
-                )
+                raise ValueError(f"a state of {g['method']}: load it into such an optimizer, then switch({kind}(...))")
             g, method = _split(g)
             if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
                 raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")

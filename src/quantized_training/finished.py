@@ -1,6 +1,7 @@
 """From training to a finished model: a copy whose weights lie on their levels and stay there, and its files."""
 
 import copy
+import os
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -12,7 +13,6 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from . import packing
 from .arguments import _warn
-from .files import _written_whole
 from .layers import SCALED, reestimate_batch_norm
 from .optimizer import QuantizedOptimizer
 from .scales import scale_of
@@ -30,12 +30,11 @@ def finish(
     latent: dict[str, Tensor] | None = None,
 ) -> nn.Module:
     """A copy of the model with its quantised weights exactly on their levels; nothing in it changes when training goes on.
-
     The copy is an ordinary module, in evaluation mode and without gradients. Scaled layers become ordinary ones with levels
     times scales as weights; shared weights stay shared. `quantization` of the copy: parameters' names -> (levels, scale or None).
     batches, forward(copy, batch): for `reestimate_batch_norm`. latent: a state_dict of the model with latent weights (their
-    average) to be rounded in place of the optimizer's. README shows early stopping and averages. Without batches the statistics
-    of batch normalisation stay those that training saw, before the last steps and not of the rounded weights.
+    average) to be rounded in place of the optimizer's. README shows early stopping and averages. Without batches, batch
+    normalisation keeps the statistics of the training's last steps, not of the finished weights.
     ValueError where no quantised parameter is the model's or a scaled layer has another parametrisation, too; FloatingPointError
     where a weight is not finite; RuntimeError inside a view and where `latent` is of another model.
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -50,14 +49,9 @@ def finish(
     names = {name: levels[p] for name, p in model.named_parameters() if p in levels}
     if not names:
         raise ValueError(f"none of the optimizer's quantised parameters belongs to this {type(model).__name__}")
-    plan, kind, far = (
-        optimizer.method.plan,
-        type(optimizer.method).__name__,
-        "optimizer.progress() says how far weights are",
-    )
+    plan, kind = optimizer.method.plan, type(optimizer.method).__name__
     if plan and optimizer._steps and not isinstance(plan, Constant) and plan(optimizer.method.t) == plan(0):
-        what = f"finish: the schedule of {kind} is where it began, at {plan(0):.4g}"
-        _warn(f"{what}; was optimizer.method.anneal() called? {far} from their levels", optimizer)
+        _warn(f"finish: {kind}'s schedule is still {plan(0):g}, as at first: was optimizer.method.anneal() called?")
     with optimizer.quantized() if latent is None else nullcontext():
         finished = copy.deepcopy(model)
     if latent is not None:
@@ -92,25 +86,21 @@ def _program(finished: nn.Module, example: tuple, shapes: object, name: str) -> 
     example = tree_map_only(Tensor, lambda x: x.detach().clone(), example)
     if shapes != "batch":
         return torch.export.export(finished, example, dynamic_shapes=shapes)
-    batch = torch.export.Dim("batch")
-    free = tree_map(lambda x: {0: batch} if isinstance(x, Tensor) and x.ndim else None, example)
+    free = tree_map(lambda x: {0: torch.export.Dim("batch")} if getattr(x, "ndim", 0) else None, example)
     more = tree_map_only(Tensor, lambda x: x[[0, 0]] if x.shape[:1] == (1,) else x, example)  # torch takes 1 for fixed
     try:
         return torch.export.export(finished, more, dynamic_shapes=free)
     except Exception:  # of many kinds, by version
         program = torch.export.export(finished, example)
-        _warn(f"{name}: the program cannot have batches of another size than the example's")
+        _warn(f"{name}: the program takes no batches of another size than the example's")
         return program
 
 
-def export(
-    finished: nn.Module, path: str | Path, example: tuple | None = None, dynamic_shapes: object = "batch"
-) -> None:
+def export(finished: nn.Module, path: str | Path, example: tuple | None = None, dynamic_shapes: object = "batch"):
     """Write what `finish` returned; the path's ending says how. Weights that layers share are stored once.
     .qt: 1, 2 or 4 bits per weight, for `packing.load`. .pt: the state_dict. .safetensors: for its load_model. .pt2, .onnx: made
-    with `example`, a tuple of inputs. dynamic_shapes: "batch", the first size of each is free, with a UserWarning where the
-    program needs it fixed; None, all are fixed; or as in torch.export. Raises ImportError that says what to install,
-    ValueError for another ending, a missing example and another module. Whole or not there.
+    with `example`, a tuple of inputs. dynamic_shapes: "batch", the first size of each is free, or a UserWarning; else torch's, None
+    for fixed sizes. ImportError says what to install; ValueError for another ending or module, and a missing example. Whole or not.
     >>> model, path = nn.Linear(3, 2), tempfile.mkdtemp() + "/model.pt2"
     >>> finished = finish(model, QuantizedOptimizer(torch.optim.SGD(groups(model)), ASkew(Levels.binary())))
     >>> export(finished, path, example=(torch.ones(1, 3),))
@@ -126,7 +116,8 @@ def export(
         raise ValueError("export takes what `finish` returned: the weights of another module may be latent")
     if example is None and kind in (".pt2", ".onnx"):
         raise ValueError(f"{kind} files are made with an example, a tuple of inputs: export(finished, path, (x,))")
-    with _written_whole(path) as beside:
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
         if kind == ".qt":
             packing.save(beside, finished)
         elif kind == ".pt":
@@ -140,3 +131,6 @@ def export(
             from safetensors.torch import save_model
 
             save_model(finished, str(beside))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from .levels import Levels
 from .methods import Method
 from .methods.base import _chunks
 from .progress import Progress
-from .scales import Scale, _made_from
+from .scales import _made_from
 from .schedules import _tried
 from .transaction import _coarse, _passes_decay, _surely, _Transaction, _whole
 
@@ -24,12 +24,10 @@ PATIENCE = 1000  # steps without anneal() after which a method that has somethin
 
 class QuantizedOptimizer(_Checkpoints):
     """Train the parameters of `base` so that they can be rounded to the levels of `method`.
-
     Parameter groups of `base` may carry `quantize` (default True; False for biases, normalisation, a last layer) and
     `levels` (default: the method's); both may change between steps. The groups are shared with `base`, so learning-rate
     schedulers work on either. Between steps a parameter holds the point at which the method takes the gradient: the latent
     weight (kept in float32 for half precision), or its rounding. Weight decay passes through a method with a constraint.
-
     step() is a transaction: whatever is raised in it (Ctrl-C, the base, no memory), all is as before the step or as after it,
     and training can go on; only the base's own state (momentum) may have advanced. It raises FloatingPointError where a gradient
     or a new weight is not finite, RuntimeError inside a view and where a parameter was overwritten (`adopt` accepts that; a
@@ -85,9 +83,9 @@ class QuantizedOptimizer(_Checkpoints):
                 f"{self._describe(found[0])} is parametrised by {found[1]}: the weight that its layer makes of it would not lie on "
                 "the levels; remove the parametrisation, or set quantize=False for its group"
             )
-        if 0 < len(thin := [p for p in new if p.ndim == 1]) < len(new):
-            what = f"{self._describe(thin[0])} and {len(thin) - 1} more of one dimension (biases, normalisation?)"
-            _warn(f"{what} are quantised, too: layers.groups(model) makes groups that leave them real", self)
+        if (thin := [p for p in new if p.ndim == 1]) and len(thin) < len(new):
+            what = f"{self._describe(thin[0])} and {len(thin) - 1} more of one dimension are quantised (biases, normalisation?)"
+            _warn(f"{what}: layers.groups(model) makes groups that leave them real")
 
     def _checked_group(self, group: dict) -> list[Tensor]:
         """Do so for one group; returns its quantised parameters where they are new or have new levels."""
@@ -122,8 +120,8 @@ class QuantizedOptimizer(_Checkpoints):
         levels.tensor(p)
         if not _whole(p.detach().sum()).isfinite() and not _whole(p.detach().isfinite().all()):
             raise ValueError(f"{what} has entries that are NaN or infinite")
-        if (fitted := Scale.fits.get(p, levels)) != levels:
-            _warn(f"{what} is scaled for {fitted}, its group has {levels}: groups(model, levels=...) says which", self)
+        if (fit := getattr(p, "scaled_for", levels)) != levels:
+            _warn(f"a layer scaled for {fit} is in a group with {levels}: groups(model, levels=...) says which")
 
     def _describe(self, p: Tensor) -> str:
         for k, group in enumerate(self.param_groups):

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.utils.weak import WeakIdKeyDictionary
 
 from .levels import Levels
 
@@ -18,7 +17,6 @@ STARTS = 500
 
 def least_squares_scale(w: Tensor, levels: Levels) -> float:
     """The factor s > 0 for which the levels times s are closest to the weights: min_s sum_i min_q (w_i - s q)^2.
-
     For {-1, +1} the mean of |w| (Rastegari et al., 2016), else the best of many s, each alternating between the rounding to s
     times the levels and its best fit. ValueError for weights that are all zero or not finite, or nearer to 0 than to any such.
     >>> least_squares_scale(torch.tensor([-0.5, 0.25, 0.75]), Levels.binary())  # the mean of |w|
@@ -101,8 +99,6 @@ class Scale(nn.Module):
     >>> Scale(0.5, like=torch.ones(1))(torch.tensor([-1.0, 1.0])).tolist()
     [-0.5, 0.5]
     """
-
-    fits = WeakIdKeyDictionary()  # scaled parameter -> the levels to which `layers.scale_layers` fitted its factor
 
     def __init__(self, factor: float | Tensor, like: Tensor, rate: float | None = None) -> None:
         super().__init__()
