@@ -1,12 +1,6 @@
-"""Train neural networks whose weights may only take a few values.
-
-    levels = Levels.binary()
-    method = ASkew(levels, alpha=0.1, clip=1.0, epsilon=Geometric(0.88, 0.88))
-    optimizer = QuantizedOptimizer(torch.optim.SGD(model.parameters(), lr=1.0), method)
-
-Equation numbers in the docstrings are those of Wong & Wai, "On the Robustness of Quantization Algorithms during the
-Training Phase of Deep Neural Networks".
-"""
+"""Train neural networks whose weights may only take a few values: `QuantizedOptimizer` puts a method around any torch optimizer.
+Equation numbers in the docstrings are those of Wong & Wai, "On the Robustness of Quantization Algorithms during the Training
+Phase of Deep Neural Networks"."""
 
 # fmt: off
 # isort: off

@@ -17,9 +17,7 @@ LOWER, UPPER = Rising(1e-3), Falling(1e-3)
 
 class BAMSProd(torch.optim.Optimizer):
     """BAMSProd (Liu et al., arXiv 2009.13799), Algorithm 1, with what it leaves open filled in; (*) marks our choices.
-
     For each parameter tensor, t = 1, 2, ... being the steps in which it had a gradient g_t, from zeros:
-
         m_t  = beta1 m_(t-1) + (1 - beta1) g_t              (*) beta1 constant, as in the paper's experiments
         v_t  = beta2 v_(t-1) + (1 - beta2) g_t^2
         v^_t = max(v_t, v^_(t-1))                           (*) no bias correction, the algorithm has none
@@ -30,16 +28,15 @@ class BAMSProd(torch.optim.Optimizer):
     (*) w is latent and its rounding the caller's. (*) Printed for c_t is L D sum_(t<=T) sqrt(||w_t - alpha*||^2_H), which needs
     weights to come. Here mean(v^) is the squared Lipschitz factor as measured, and rho_t the mean over w_1 .. w_t of
     ||w - alpha* sign(w)|| / ||w||, alpha* = mean |w|. `least_error` keeps c_t away from 0.
-    lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1; Theorem 4 needs neither lower(t) nor t upper(t) to
-    decrease, and the default, AdaBound's pair, complies. lower = upper = 1: SGD with an averaged gradient and step
-    eta_t / sqrt(c_t). target = (lr / a)^2, eps = 0, lower and upper the squares of gamma t / (gamma t + 1) and its inverse:
-    AMSBound with final step a. Groups with quantize=False are AMSGrad without bias correction.
-    Units: lr has those of a weight, eps of a gradient, target of its square. lower, upper: callables of t, or numbers; they do
-    not travel in the state_dict; all else may differ between groups. ensemble: the first dimension of every parameter counts
-    independent runs, each with bounds of its own. state[p] has m, v and v^ under torch's names for AMSGrad, and a number per
-    run: "error" (rho), "target" (c).
-    Raises ValueError for values outside their range, and at a step where 0 <= lower(t) <= upper(t) fails. A gradient that is
-    not finite spoils its own weight and, where the bounds are measured, its tensor.
+    lower(t) should rise from 0 to 1 and upper(t) fall from infinity to 1, neither lower(t) nor t upper(t) decreasing (Theorem 4),
+    as in AdaBound's pair, the default. lower = upper = 1: SGD with an averaged gradient and step eta_t / sqrt(c_t). target =
+    (lr / a)^2, eps = 0, lower and upper the squares of gamma t / (gamma t + 1) and its inverse: AMSBound with final step a.
+    Groups with quantize=False are AMSGrad without bias correction. Units: lr has those of a weight, eps of a gradient, target
+    of its square. lower, upper: callables of t, or numbers; they do not travel in the state_dict; all else may differ between
+    groups. ensemble: the first dimension of every parameter counts independent runs, each with bounds of its own. state[p] has
+    m, v and v^ under torch's names for AMSGrad, and a number per run: "error" (rho), "target" (c). Raises ValueError for values
+    outside their range, and at a step where 0 <= lower(t) <= upper(t) fails. A gradient that is not finite spoils its own
+    weight and, where the bounds are measured, its tensor.
     >>> w = nn.Parameter(torch.tensor([0.25, -0.5]))
     >>> base = BAMSProd([w], lr=0.5, betas=(0.0, 0.0), target=4.0, lower=1.0, upper=1.0, eps=0.0)
     >>> w.grad = torch.tensor([1.0, -2.0])

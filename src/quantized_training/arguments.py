@@ -1,6 +1,8 @@
 """Checks of arguments: each returns the value, or raises TypeError or ValueError that names the argument and what is allowed."""
 
+import inspect
 import math
+import warnings
 from numbers import Integral, Real
 from typing import Any
 
@@ -22,6 +24,13 @@ def number(name: str, value: Any, low: float = -math.inf, strict: bool = False, 
     if (finite and not math.isfinite(plain)) or (low == 0 and not (plain > 0 if strict else plain >= 0)):
         raise ValueError(f"{name}={plain!r}: it must be {words}")
     return plain if type(plain) in (int, float) else int(plain) if isinstance(plain, Integral) else float(plain)
+
+
+def _warn(text: str) -> None:
+    """A UserWarning at the line that called torch or this package; Python says the same at one line once."""
+    names = [f.frame.f_globals.get("__name__", "").split(".")[0] for f in inspect.stack(0)]
+    user = next((i for i, name in enumerate(names) if name not in ("torch", __package__)), len(names))
+    warnings.warn(text, stacklevel=user + 1)
 
 
 def _integer(name: str, value: Any, low: int, high: int) -> int:

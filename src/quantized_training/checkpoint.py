@@ -1,5 +1,4 @@
 """What `QuantizedOptimizer` writes and reads: torch's own shape of an optimizer's state, in plain numbers and tensors.
-
 `state`: parameter number -> the base's entries and, as "method.NAME", the latent weights ("method.latent") and what the
 method keeps ("method.dual"). `param_groups`: the base's, levels as numbers, with the method's name ("method") and its own
 state ("method.t" and so on, the same in every group), because tools that take a state apart keep nothing but these two.
@@ -116,11 +115,8 @@ class _Checkpoints(torch.optim.Optimizer):
             self.state = {params[i]: entries for i, entries in mine.items()}
             for i, entries in theirs.items():
                 if _coarse(params[i]):  # torch has rounded what the base keeps in float32
-                    fine = {
-                        k: v.float()
-                        for k, v in entries.items()
-                        if getattr(v, "dtype", 0) in (torch.float32, torch.float64)
-                    }
+                    real = (torch.float32, torch.float64)
+                    fine = {k: v.float() for k, v in entries.items() if getattr(v, "dtype", 0) in real}
                     base.state[params[i]].update(fine)
         except BaseException:
             base.state, base.param_groups, self.state = before[:3]
@@ -141,7 +137,7 @@ class _Checkpoints(torch.optim.Optimizer):
         method, groups = {}, []
         for g, live in zip(found["param_groups"], here, strict=True):
             if g["method"] != kind:
-                raise ValueError(f"this state belongs to the method {g['method']}, the optimizer runs {kind}")
+                raise ValueError(f"a state of {g['method']}: load it into such an optimizer, then switch({kind}(...))")
             g, method = _split(g)
             if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
                 raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")

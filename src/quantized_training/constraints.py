@@ -1,12 +1,7 @@
-"""The smoothed interval constraints: psi (19) and phi (22).
-
-A weight is feasible when its constraint is >= 0. Both functions are evaluated in factorised form,
-
-    phi = (|u| - e)(|u| + e) inside a gap,    psi_(s^2) = phi_s (2 s - phi_s),
-
-with u the distance to the gap's midpoint and e the half-width of the infeasible middle. The printed form subtracts nearly
-equal numbers near eps's largest legal value: in float32 a weight within 2e-4 of the midpoint then looks infeasible, and stays.
-"""
+"""The smoothed interval constraints: psi (19) and phi (22). A weight is feasible when its constraint is >= 0.
+Both are evaluated as products: phi = (|u| - e)(|u| + e) inside a gap, psi_(s^2) = phi_s (2 s - phi_s), with u the distance to
+the gap's midpoint and e the half-width of the infeasible middle. The printed form subtracts nearly equal numbers near eps's
+largest legal value: in float32 a weight within 2e-4 of the midpoint then looks infeasible, and stays."""
 
 import math
 from collections.abc import Callable
@@ -56,7 +51,6 @@ def _psi_derivative(w: Tensor, levels: Levels, epsilon: float) -> Tensor:
 @dataclass(frozen=True)
 class Constraint:
     """One of the two constraint functions, applied to every weight by itself.
-
     value, derivative: (w, levels, epsilon) -> w's shape. band: epsilon -> distance of the outer feasible edge from the outermost
     level. cap: smallest gap -> `largest_epsilon`. degree: the power of the distance with which the constraint falls outside.
     >>> PHI.feasible_intervals(Levels.binary(), epsilon=0.75)
@@ -111,11 +105,12 @@ class Constraint:
         if not (epsilon > 0 and math.isfinite(epsilon)):
             raise ValueError(f"{when}epsilon={epsilon}: it must be positive; allowed is 0 < epsilon < {largest:g}")
         if epsilon >= largest and not merged:
-            raise ValueError(
-                f"{when}epsilon={epsilon:g} is not below {largest:g}, the largest legal value of {self.name} ({self.equation}) for a "
-                f"smallest gap of {min(levels.gaps):g}: feasible intervals would merge. Allowed is 0 < epsilon < {largest:g}; "
-                "ASkew accepts it with merged=True and leaves such gaps unconstrained"
+            what = (
+                f"the largest legal value of {self.name} ({self.equation}) for a smallest gap of {min(levels.gaps):g}"
             )
+            what = f"{when}epsilon={epsilon:g} is not below {largest:g}, {what}: feasible intervals would merge"
+            more = "ASkew accepts it with merged=True and leaves such gaps unconstrained"
+            raise ValueError(f"{what}. Allowed is 0 < epsilon < {largest:g}; {more}")
         return epsilon
 
     def feasible_intervals(self, levels: Levels, epsilon: float) -> list[tuple[float, float]]:

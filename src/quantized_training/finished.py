@@ -9,11 +9,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map, tree_map_only
 
 from . import packing
+from .arguments import _warn
 from .layers import SCALED, reestimate_batch_norm
 from .optimizer import QuantizedOptimizer
 from .scales import scale_of
+from .schedules import Constant
 
 NEEDED = {".qt": (), ".pt": (), ".pt2": (), ".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
 
@@ -28,11 +31,11 @@ def finish(
     latent: dict[str, Tensor] | None = None,
 ) -> nn.Module:
     """A copy of the model with its quantised weights exactly on their levels; nothing in it changes when training goes on.
-
     The copy is an ordinary module, in evaluation mode and without gradients. Scaled layers become ordinary ones with levels
     times scales as weights; shared weights stay shared. `quantization` of the copy: parameters' names -> (levels, scale or None).
     batches, forward(copy, batch): for `reestimate_batch_norm`. latent: a state_dict of the model with latent weights (their
-    average) to be rounded in place of the optimizer's. README shows early stopping and averages.
+    average) to be rounded in place of the optimizer's. README shows early stopping and averages. Without batches, batch
+    normalisation keeps the statistics of the training's last steps, not of the finished weights.
     ValueError where no quantised parameter is the model's or a scaled layer has another parametrisation, too; FloatingPointError
     where a weight is not finite; RuntimeError inside a view and where `latent` is of another model.
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -47,6 +50,9 @@ def finish(
     names = {name: levels[p] for name, p in model.named_parameters() if p in levels}
     if not names:
         raise ValueError(f"none of the optimizer's quantised parameters belongs to this {type(model).__name__}")
+    plan, kind = optimizer.method.plan, type(optimizer.method).__name__
+    if plan and optimizer._steps and not isinstance(plan, Constant) and plan(optimizer.method.t) == plan(0):
+        _warn(f"finish: {kind}'s schedule is still {plan(0):g}, as at first: was optimizer.method.anneal() called?")
     with optimizer.quantized() if latent is None else nullcontext():
         finished = copy.deepcopy(model, {id(optimizer): None})  # where the model holds it
     if latent is not None:
@@ -76,15 +82,29 @@ def finish(
     return finished
 
 
-def export(finished: nn.Module, path: str | Path, example: tuple | None = None, dynamic_shapes: object = None) -> None:
+def _program(finished: nn.Module, example: tuple, shapes: object, name: str) -> torch.export.ExportedProgram:
+    """torch.export of a copy of the example: a view would bring all of its memory into the file."""
+    example = tree_map_only(Tensor, lambda x: x.detach().clone(), example)
+    if shapes != "batch":
+        return torch.export.export(finished, example, dynamic_shapes=shapes)
+    free = tree_map(lambda x: {0: torch.export.Dim("batch")} if getattr(x, "ndim", 0) else None, example)
+    more = tree_map_only(Tensor, lambda x: x[[0, 0]] if x.shape[:1] == (1,) else x, example)  # torch takes 1 for fixed
+    try:
+        return torch.export.export(finished, more, dynamic_shapes=free)
+    except Exception:  # of many kinds, by version
+        _warn(f"{name}: the program takes no batches of another size than the example's")
+        return torch.export.export(finished, example)
+
+
+def export(finished: nn.Module, path: str | Path, example: tuple | None = None, dynamic_shapes: object = "batch"):
     """Write what `finish` returned; the path's ending says how. Weights that layers share are stored once.
     .qt: 1, 2 or 4 bits per weight, for `packing.load`. .pt: the state_dict. .safetensors: for its load_model. .pt2, .onnx: made
-    with `example`, a tuple of inputs whose sizes are fixed but for `dynamic_shapes`, as in torch.export. Raises ImportError
-    that says what to install, ValueError for another ending, a missing example and another module. Whole or not there.
+    with `example`, a tuple of inputs. dynamic_shapes: "batch", the first size of each is free, or a UserWarning; else torch's, None
+    for fixed sizes. ImportError says what to install; ValueError for another ending or module, and a missing example. Whole or not.
     >>> model, path = nn.Linear(3, 2), tempfile.mkdtemp() + "/model.pt2"
     >>> finished = finish(model, QuantizedOptimizer(torch.optim.SGD(groups(model)), ASkew(Levels.binary())))
     >>> export(finished, path, example=(torch.ones(1, 3),))
-    >>> torch.equal(torch.export.load(path).module()(x := torch.randn(1, 3)), finished(x))
+    >>> torch.equal(torch.export.load(path).module()(x := torch.randn(5, 3)), finished(x))
     True
     """
     path, kind = Path(path), Path(path).suffix
@@ -103,10 +123,10 @@ def export(finished: nn.Module, path: str | Path, example: tuple | None = None, 
         elif kind == ".pt":
             torch.save(finished.state_dict(), beside)
         elif kind == ".pt2":
-            torch.export.save(torch.export.export(finished, example, dynamic_shapes=dynamic_shapes), beside)
+            torch.export.save(_program(finished, example, dynamic_shapes, path.name), beside)
         elif kind == ".onnx":  # optimised, it would hold the transpose of a shared weight beside it
             options = {"dynamo": True, "external_data": False, "optimize": False, "verbose": False}
-            torch.onnx.export(finished, example, str(beside), dynamic_shapes=dynamic_shapes, **options)
+            torch.onnx.export(_program(finished, example, dynamic_shapes, path.name), f=str(beside), **options)
         else:
             from safetensors.torch import save_model
 

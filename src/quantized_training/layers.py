@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .arguments import _warn, number
 from .levels import Levels
 from .scales import Scale, channel_scales, least_squares_scale, scale_of
 
@@ -70,19 +71,21 @@ def groups(
     levels: Levels | None = None,
     scaled: bool = False,
     embeddings: bool = False,
+    lr: float | None = None,
 ) -> list[dict]:
     """Parameter groups for a base optimizer and `QuantizedOptimizer`, one for each kind of parameter.
-
     quantize: "all" (the weights of all layers), "all but first and last" (in the order in which the model names them), or
     "3x3 only" (3 x 3 convolutions but the first and last layer, as in the ImageNet code of ASkewSGD's authors). Biases, learned
     scales and normalisation are never quantised; embeddings where a linear layer shares the table or `scale_layers` scaled it,
     and with embeddings=True (except under "3x3 only"). Weights of other layers (transposed
     convolutions, recurrent ones, attention's in_proj_weight) are "other parameters": not quantised, unless you say so.
     levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
-    `levels` times `least_squares_scale` of its weights as they are now; a method's constants (epsilon, clip, dual_max,
-    strength) then have to fit every layer's gap, which `scale_layers` avoids.
-    Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError where nothing
-    is left to quantise, for scaled=True without levels, and for weights that cannot be put on levels.
+    `levels` times `least_squares_scale` of its weights; epsilon, clip and so on then have to fit every layer's gap.
+    lr: for Adam and its kin, whose steps are as long for any gradient. Each layer that `scale_layers` scaled is a group of its
+    own with lr / its mean scale (and AdamW's decay grows as much), so that its weight moves as unscaled with lr, the others' rate.
+    A UserWarning names matrices of other modules (attention's in_proj_weight, an LSTM's): not quantised. Each group has params,
+    quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError where nothing is left to quantise, for
+    scaled=True without levels, and for weights that cannot be put on levels.
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     >>> [(g["kind"], g["quantize"]) for g in groups(model)]
     [('first layer', True), ('last layer', True), ('biases', False), ('normalisation', False)]
@@ -105,13 +108,20 @@ def groups(
     for name, kind in layers.items():
         if kind in chosen:
             _check(name or "the model", model.get_submodule(name), levels)
+    others = {n: model.get_submodule(n.rpartition(".")[0]) for n, kind in kinds.items() if kind == "other parameters"}
+    if left := [n for n, m in others.items() if not type(m).__name__.endswith(("Embedding", "EmbeddingBag", "Norm"))]:
+        _warn(f"{', '.join(left)}: not quantised, as the weights of no linear layer, convolution or embedding")
     parameters, result = dict(model.named_parameters()), []
+    scales = {_weight(m): s.value for m in model.modules() if lr is not None and (s := scale_of(m))}
     for kind in sorted(set(kinds.values()), key=lambda kind: ([*map(kind.endswith, KINDS)].index(True), kind)):
         names = [name for name, k in kinds.items() if k == kind]
-        for part in [[n] for n in names] if scaled and kind in chosen else [names]:
+        apart = (scaled and kind in chosen) or any(parameters[n] in scales for n in names)
+        for part in [[n] for n in names] if apart else [names]:
             group = {"params": [parameters[n] for n in part], "quantize": kind in chosen, "kind": kind, "names": part}
             if kind in chosen and levels is not None:
                 group["levels"] = levels.scaled(least_squares_scale(parameters[part[0]], levels)) if scaled else levels
+            if lr is not None:
+                group["lr"] = number("lr", lr, 0) / float(scales.get(parameters[part[0]], torch.ones(())).mean())
             result.append(group)
     return result
 
@@ -125,16 +135,14 @@ def scale_layers(
     embeddings: bool = False,
 ) -> dict[str, float | Tensor]:
     """Scaled levels, written as a scaled layer: each layer that `groups` would quantise uses s v as its weight, v = w / s.
-
     per: "layer", or "channel" for an s for each output channel (row of an embedding): the `least_squares_scale` of its weights.
     The network computes what it did before, and one codebook, epsilon or clip means the same in all layers. The gradient at v
     is that in w divided by s (the chain rule would multiply), so that SGD on v moves w exactly as SGD on w would.
     learned: s is a parameter too (group "scales"). Its gradient is sum_i g_i v_i / sqrt(n Q), with g that in w, n the number of
     weights that share s and Q the largest level: the gradient scale of LSQ (Esser et al., 2020, section 2.2), whose own (3) has
     v_i less the latent one inside the hull. There a step of s keeps s v, here v and with it the rounding.
-    Returns the factors by the layers' names (the first where layers share a weight). Make the groups afterwards, with
-    scaled=False. ValueError, before any change, as in `groups`, for a layer that is scaled already, and for a weight shared
-    with a module that is no such layer.
+    Returns the factors by the layers' names (the first where layers share a weight). Make the groups afterwards, with scaled=False.
+    ValueError, before any change, as in `groups`, and for a weight that is scaled already or shared with a module of another kind.
     >>> model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(1, 8)
     >>> before, factors = model(x), scale_layers(model, Levels.binary())
     >>> sorted(factors), torch.allclose(model(x), before)
@@ -158,6 +166,7 @@ def scale_layers(
             plan.append((p, [name.rpartition(".")[0] for name in owners[p]], factor))
     top = levels.hull[1] if levels.hull[1] > 0 else -levels.hull[0]
     for p, names, factor in plan:
+        p.scaled_for = levels  # for a warning where its group has others
         shared = p.numel() if per == "layer" else p[0].numel()
         scale = Scale(factor, p, 1 / math.sqrt(shared * top) if learned else None)
         v = scale.right_inverse(p.detach())
@@ -169,11 +178,25 @@ def scale_layers(
 
 
 @torch.no_grad()
+def clip_grad_norm_(model: nn.Module, max_norm: float) -> Tensor:
+    """torch.nn.utils.clip_grad_norm_ in units of the weights: a scaled layer's parameter has 1 / scale times their gradient.
+    >>> clip_grad_norm_(nn.Linear(2, 1), 1.0)  # without gradients
+    tensor(0.)
+    """
+    scales = {_weight(m): s.value for m in model.modules() if (s := scale_of(m))}
+    if not scales or not (trained := [p for p in model.parameters() if p.grad is not None]):
+        return nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    total = torch.stack([(p.grad * scales.get(p, 1)).norm().to(trained[0].device) for p in trained]).norm()
+    for p in trained:
+        p.grad.mul_((max_norm / (total + 1e-6)).clamp(max=1).to(p.grad.device))
+    return total
+
+
+@torch.no_grad()
 def reestimate_batch_norm(
     model: nn.Module, batches: Iterable, forward: Callable[[object], object] | None = None
 ) -> None:
     """Replace the running statistics of every batch normalisation by their plain averages over the batches.
-
     All else in the model stays as it is and runs in evaluation mode. forward: what is done with a batch, by default
     model(batch), or model(batch[0]) of a tuple or list. Whatever is raised (ValueError for no batch), nothing has changed.
     >>> norm = nn.BatchNorm1d(1)
@@ -182,7 +205,7 @@ def reestimate_batch_norm(
     4.0
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    modes, momenta = [(m, m.training) for m in model.modules()], [(m, m.momentum) for m in norms]
+    settings = [(m, "training", m.training) for m in model.modules()] + [(m, "momentum", m.momentum) for m in norms]
     before, batch = [(b, b.clone()) for m in norms for b in m.buffers()], None
     try:
         model.eval()
@@ -199,7 +222,5 @@ def reestimate_batch_norm(
             buffer.copy_(value)
         raise
     finally:
-        for m, momentum in momenta:
-            m.momentum = momentum
-        for m, mode in modes:
-            m.training = mode
+        for m, name, value in settings:
+            setattr(m, name, value)

@@ -90,10 +90,8 @@ class Levels:
         factor = number("factor", factor, 0, strict=True)
         return Levels(tuple(factor * q for q in self.values))
 
-    @property
-    def hull(self) -> tuple[float, float]:
-        """The smallest interval that contains all levels: (q_1, q_K)."""
-        return self.values[0], self.values[-1]
+    #: The smallest interval that contains all levels: (q_1, q_K).
+    hull = property(lambda self: (self.values[0], self.values[-1]))
 
     def tensor(self, like: Tensor) -> Tensor:
         """The levels, shape (K,), as `like`; ValueError where its dtype cannot tell them apart, TypeError for integers."""

@@ -1,14 +1,12 @@
 """`QuantizedOptimizer`: any torch optimizer plus one method, around an ordinary training loop."""
 
-import inspect
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from .arguments import _instance, _real_weights, number
+from .arguments import _instance, _real_weights, _warn, number
 from .checkpoint import _Checkpoints, _numbers, _write_plain_numbers
 from .levels import Levels
 from .methods import Method
@@ -25,12 +23,10 @@ PATIENCE = 1000  # steps without anneal() after which a method that has somethin
 
 class QuantizedOptimizer(_Checkpoints):
     """Train the parameters of `base` so that they can be rounded to the levels of `method`.
-
     Parameter groups of `base` may carry `quantize` (default True; False for biases, normalisation, a last layer) and
     `levels` (default: the method's); both may change between steps. The groups are shared with `base`, so learning-rate
     schedulers work on either. Between steps a parameter holds the point at which the method takes the gradient: the latent
     weight (kept in float32 for half precision), or its rounding. Weight decay passes through a method with a constraint.
-
     step() is a transaction: whatever is raised in it (Ctrl-C, the base, no memory), all is as before the step or as after it,
     and training can go on; only the base's own state (momentum) may have advanced. It raises FloatingPointError where a gradient
     or a new weight is not finite, RuntimeError inside a view and where a parameter was overwritten (`adopt` accepts that; a
@@ -46,8 +42,7 @@ class QuantizedOptimizer(_Checkpoints):
     [-1.0, 1.0]
     """
 
-    _view: str | None = None
-    _linked, _steps = False, 0
+    _view, _linked, _steps = None, False, 0
 
     def __init__(self, base: torch.optim.Optimizer, method: Method) -> None:
         if isinstance(base, QuantizedOptimizer) or not isinstance(base, torch.optim.Optimizer):
@@ -87,6 +82,9 @@ class QuantizedOptimizer(_Checkpoints):
                 f"{self._describe(found[0])} is parametrised by {found[1]}: the weight that its layer makes of it would not lie on "
                 "the levels; remove the parametrisation, or set quantize=False for its group"
             )
+        if (thin := [p for p in new if p.ndim == 1]) and len(thin) < len(new):
+            what = f"{self._describe(thin[0])} and {len(thin) - 1} more of one dimension are quantised (biases, normalisation?)"
+            _warn(f"{what}: layers.groups(model) makes groups that leave them real")
 
     def _checked_group(self, group: dict) -> list[Tensor]:
         """Do so for one group; returns its quantised parameters where they are new or have new levels."""
@@ -121,6 +119,8 @@ class QuantizedOptimizer(_Checkpoints):
         levels.tensor(p)
         if not _whole(p.detach().sum()).isfinite() and not _whole(p.detach().isfinite().all()):
             raise ValueError(f"{what} has entries that are NaN or infinite")
+        if (fit := getattr(p, "scaled_for", levels)) != levels:
+            _warn(f"a layer scaled for {fit} is in a group with {levels}: groups(model, levels=...) says which")
 
     def _describe(self, p: Tensor) -> str:
         for k, group in enumerate(self.param_groups):
@@ -247,9 +247,9 @@ class QuantizedOptimizer(_Checkpoints):
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
         if plan is not None and len(set(_tried(plan).values())) > 1:
             what = f"{type(self.method).__name__}: {PATIENCE} steps without a call of optimizer.method.anneal()"
-            names = [f.frame.f_globals.get("__name__", "").split(".")[0] for f in inspect.stack()]
-            user = next((i for i, name in enumerate(names) if name not in ("torch", __package__)), len(names))
-            warnings.warn(f"{what}: its schedule stands still until then", stacklevel=user + 1)
+            _warn(f"{what}: its schedule stands still until then")
+        if self._steps == 1 and not any(p.grad is not None for group in self.param_groups for p in group["params"]):
+            _warn("step() found no gradient at any parameter: call loss.backward() before it")
         return loss
 
     def _refuse_in_view(self, what: str) -> None:

@@ -1,8 +1,6 @@
 """Quantised weights as they are stored: 1, 2 or 4 bits each, in memory and in a file.
-
 A file is 8 bytes that name the format, the SHA-256 of what follows, and what torch.save made of `entries` (see `contents`) and
-of `data`, the bytes of all tensors one after the other.
-"""
+of `data`, the bytes of all tensors one after the other."""
 
 import hashlib
 import io
@@ -31,7 +29,6 @@ def bits(levels: Levels) -> int:
 
 def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | None = None) -> Tensor:
     """Weights that lie on the levels, as uint8 of shape (ceil(n * bits / 8),): the first weight in the lowest bits.
-
     scale: the weights lie on the levels times it, in its precision; it broadcasts. ValueError where one lies on no level.
     >>> pack(torch.tensor([1.0, -1.0, 1.0]), Levels.binary()).tolist() == [0b101]
     True
@@ -41,10 +38,9 @@ def pack(w: Tensor, levels: Levels, name: str = "the tensor", scale: Tensor | No
     codes = levels.cell(w if scale is None else w.to(scale.dtype) / scale.cpu())
     off = _values(codes, levels, w.dtype, scale) != w  # NaN, too
     if off.any():
-        raise ValueError(
-            f"{name}: {int(off.sum())} of {w.numel()} weights lie on no level, the first is {w[off][0]:.9g}; the levels are "
-            f"{levels.values} (pack what `finish` returns, or inside `with optimizer.quantized():`)"
-        )
+        what = f"{name}: {int(off.sum())} of {w.numel()} weights lie on no level, the first is {w[off][0]:.9g}"
+        how = "pack what `finish` returns, or inside `with optimizer.quantized():`"
+        raise ValueError(f"{what}; the levels are {levels.values} ({how})")
     codes = codes.flatten().to(torch.uint8)
     codes = nn.functional.pad(codes, (0, -len(codes) % (8 // b))).view(-1, 8 // b)
     return (codes << torch.arange(0, 8, b, dtype=torch.uint8, device="cpu")).sum(1, dtype=torch.uint8)
@@ -81,7 +77,6 @@ def unpack(
 
 def save(path: str | Path, model: nn.Module, groups: Iterable[dict] | None = None) -> int:
     """Write parameters and buffers of a model to one file, quantised ones packed; returns its size in bytes.
-
     model: what `finish` returned; or any, with the optimizer's parameter groups, inside `with optimizer.quantized():`. Raises
     ValueError, and writes nothing, where a weight lies on no level or a quantised group has no levels or foreign parameters.
     >>> model, path = nn.Linear(1024, 64, bias=False), tempfile.mkdtemp() + "/model.qt"

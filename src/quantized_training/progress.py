@@ -15,7 +15,6 @@ from .methods.base import _local
 @dataclass(frozen=True)
 class Progress:
     """What `QuantizedOptimizer.progress` says of the latent weights; `groups` has the same for each quantised group.
-
     on_level: share of the weights on a level. distance: mean distance to the nearest level, in halves of the gap around the
     weight. changed: share whose nearest level is another than at the last call, NaN at the first. infeasible: share that breaks
     the constraint by more than rounding errors; epsilon: the largest tolerance; both NaN for methods without a constraint.
@@ -51,9 +50,8 @@ class Progress:
         before[key] = cells
         h, distance, unknown = _geometry(w, levels)[1], (w - levels.nearest(w)).abs(), w.new_tensor([math.nan])
         changed = cells != last if last is not None and last.shape == cells.shape else unknown
-        infeasible = unknown
-        if (g := method.constraint) is not None:
-            infeasible = g.value(w, levels, epsilon) < -1e-5 * h ** (2 * g.degree)
+        g = method.constraint
+        infeasible = unknown if g is None else g.value(w, levels, epsilon) < -1e-5 * h ** (2 * g.degree)
         shares = distance == 0, distance / h, changed, infeasible
         means = torch.stack([s.float().mean() for s in shares]).tolist()  # waits for a device once
         return cls(*means, epsilon, size)

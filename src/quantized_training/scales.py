@@ -17,7 +17,6 @@ STARTS = 500
 
 def least_squares_scale(w: Tensor, levels: Levels) -> float:
     """The factor s > 0 for which the levels times s are closest to the weights: min_s sum_i min_q (w_i - s q)^2.
-
     For {-1, +1} the mean of |w| (Rastegari et al., 2016), else the best of many s, each alternating between the rounding to s
     times the levels and its best fit. ValueError for weights that are all zero or not finite, or nearer to 0 than to any such.
     >>> least_squares_scale(torch.tensor([-0.5, 0.25, 0.75]), Levels.binary())  # the mean of |w|

@@ -12,6 +12,8 @@ class _Numbers:
         for name, value in vars(self).items():
             positive = name in ("rate", "steps")
             number(name, value, 0 if positive else -math.inf, strict=positive, finite=positive)
+            if name == "ratio" and not 0 < value <= 1:
+                raise ValueError(f"ratio={value}: allowed is 0 < ratio <= 1")
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,6 @@ class Geometric(_Numbers):
     initial: float
     ratio: float
     start: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.ratio <= 1:
-            raise ValueError(f"ratio={self.ratio}: allowed is 0 < ratio <= 1")
 
     def __call__(self, k: int) -> float:
         return self.initial * max(self.ratio ** max(k - self.start, 0), 1e-12)

@@ -64,18 +64,7 @@ def test_a_figure_without_a_title_is_found():
     assert untitled(f"def draw():\n    {bare}\n") == [bare.removeprefix("fig = ")]
 
 
-TITLED_ELSEWHERE = pytest.mark.xfail(
-    strict=True, reason="the two figures of the scorecard get their titles with its new text"
-)
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        pytest.param(source, id=source.stem, marks=TITLED_ELSEWHERE if source.stem == "12_scorecard" else ())
-        for source in notebooks(ROOT)
-    ],
-)
+@pytest.mark.parametrize("source", notebooks(ROOT), ids=lambda source: source.stem)
 def test_every_figure_says_its_point(source):
     """Else its caption is the first sentence of the text alternative, which says what is drawn."""
     found = [call for cell in code_cells(jupytext.read(source)) for call in untitled(cell.source)]

@@ -311,6 +311,51 @@ def test_groups_keep_levels_of_their_own_in_another_method():
     assert [g["levels"] for g in other.param_groups] == [Levels.integers(2), TERNARY]
 
 
+class OfFour(nn.Module):
+    """A network whose batches are of four."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("shift", torch.zeros(4, 3))
+
+    def forward(self, x):
+        return self.linear(x + self.shift)
+
+
+def small(path):
+    return path.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("kind", [".pt2", ".onnx"])
+def test_the_example_is_copied_and_its_batch_is_of_any_size(tmp_path, kind):
+    """A view of a large tensor, of one image and of four."""
+    model, optimizer, _ = trained(StraightThrough(BINARY))
+    finished, path, large = finish(model, optimizer), tmp_path / f"model{kind}", torch.randint(0, 12, (200_000, 5))
+    for n in (1, 4) if kind == ".pt2" else (1,):
+        export(finished, path, (large[:n],))
+        assert small(path)
+    for x in (tokens(3), tokens(3)[:1], tokens(4)[:3]):
+        if kind == ".pt2":
+            found = torch.export.load(path).module()(x)
+        else:
+            import onnx
+            from onnx.reference import ReferenceEvaluator
+
+            name = onnx.load(path).graph.input[0].name
+            found = torch.from_numpy(ReferenceEvaluator(str(path)).run(None, {name: x.numpy()})[0])
+        torch.testing.assert_close(found, finished(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_program_whose_batch_is_fixed_says_so(tmp_path):
+    model = OfFour()
+    finished = finish(model, QuantizedOptimizer(torch.optim.SGD(groups(model), lr=0.1), StraightThrough(BINARY)))
+    with pytest.warns(UserWarning, match="model.pt2: the program takes no batches of another size"):
+        export(finished, tmp_path / "model.pt2", (torch.ones(4, 3),))
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(x), finished(x))
+
+
 @pytest.mark.parametrize("kind", [".pt2", ".onnx"])
 def test_a_program_for_batches_of_any_size(tmp_path, kind):
     model, optimizer, _ = trained(StraightThrough(BINARY))

@@ -1,5 +1,6 @@
 """What README and the other top-level files promise."""
 
+import os
 import re
 import statistics
 import subprocess
@@ -81,6 +82,43 @@ with torch.no_grad():
     least, *others = map(float, losses.split())
     assert on_levels == "True" and all(abs(x - least) < 1e-5 for x in others)
     assert re.search(r"\d+\.\d % on a level, 0\.\d+ half gaps away, \d+\.\d+ % changed", run.stderr)  # tqdm's bar
+
+
+def visible() -> dict[str, str]:
+    """What a reader copies: README's two snippets, the second after the first, and the one of the page on what to use."""
+    first, second = (
+        re.search(rf"<!-- {name} -->\n```python\n(.*?)```", README, re.S)[1] for name in ("snippet", "finished")
+    )
+    page = (ROOT / "notebooks" / "14_what_to_use.md").read_text(encoding="utf-8").split("(wu-own)=")[1]
+    return {
+        "first": first,
+        "both": first + second,
+        "page": re.search(r"```\{code-cell\} ipython3\n(?!:tags)(.*?)```", page, re.S)[1],
+    }
+
+
+@pytest.mark.parametrize(
+    "name, said", [("first", "accuracy with"), ("both", "accuracy with"), ("page", "% right with one bit")]
+)
+def test_what_a_reader_copies_runs_alone_where_the_study_is_not_installed(tmp_path, name, said):
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "quantized_training").symlink_to(ROOT / "src" / "quantized_training")
+    code = visible()[name]
+    assert "study" not in code and "sklearn" not in code
+    (tmp_path / "copied.py").write_text(code, encoding="utf-8")
+    blocked = "import runpy, sys; sys.modules['study'] = None; runpy.run_path('copied.py')"
+    where = os.environ | {"PYTHONPATH": str(tmp_path / "library")}
+    run = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", blocked],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=where,
+    )
+    assert run.returncode == 0, run.stderr
+    assert said in run.stdout
+    if name == "page":
+        assert float(re.match(r"\d+\.\d", run.stdout)[0]) > 90  # chance is 10
 
 
 def test_the_page_on_rerunning_shows_the_whole_snippet():

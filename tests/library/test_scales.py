@@ -18,6 +18,7 @@ from quantized_training import (
     groups,
     scale_layers,
 )
+from quantized_training.layers import clip_grad_norm_
 from quantized_training.scales import channel_scales, least_squares_scale, scale_of
 
 BINARY, INTEGERS = Levels.binary(), Levels.integers(2)
@@ -159,6 +160,70 @@ def test_a_step_of_sgd_moves_the_weight_as_it_would_without_a_scale():
             model(x).square().sum().backward()
             optimizer.step()
     torch.testing.assert_close(plain.weight, scaled.weight)
+
+
+def two_layers() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)).double()
+
+
+def test_a_step_of_adam_moves_the_weight_as_it_would_without_a_scale():
+    """Kingma & Ba's equations, written out for w = s v with the rate of w, over three steps."""
+    torch.manual_seed(1)
+    lr, x, y = 3e-3, torch.randn(8, 5).double(), torch.randint(0, 3, (8,))
+    model = two_layers()
+    factors = scale_layers(model, BINARY)
+    found = groups(model, levels=BINARY, lr=lr)
+    optimizer = QuantizedOptimizer(torch.optim.Adam(found, eps=1e-15), FullPrecision(BINARY))
+    layers = {name: model.get_submodule(name) for name in factors}
+    w = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    m, v = ({name: torch.zeros_like(t) for name, t in w.items()} for _ in range(2))
+    for t in (1, 2, 3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        for name, layer in layers.items():
+            g = layer.parametrizations.weight.original.grad * factors[name]  # in w
+            m[name], v[name] = 0.9 * m[name] + 0.1 * g, 0.999 * v[name] + 0.001 * g * g
+            w[name] -= lr * (m[name] / (1 - 0.9**t)) / (v[name] / (1 - 0.999**t)).sqrt()
+        optimizer.step()
+        for name, layer in layers.items():
+            torch.testing.assert_close(layer.weight.detach(), w[name], rtol=1e-9, atol=1e-9)
+
+
+def test_groups_with_a_rate_leave_what_is_not_scaled_together():
+    model = two_layers()
+    scale_layers(model, Levels.ternary(), per="channel", learned=True)
+    found = groups(model, levels=Levels.ternary(), lr=0.01)
+    for g in found:
+        layer = model.get_submodule(g["names"][0].split(".")[0])
+        expected = 0.01 / scale_of(layer).value.mean().item() if g["quantize"] else 0.01
+        assert g["lr"] == pytest.approx(expected) and (len(g["params"]) == 1 or not g["quantize"])
+    plain = groups(two_layers(), lr=0.01)
+    assert [(g["kind"], g["lr"]) for g in plain] == [(g["kind"], 0.01) for g in groups(two_layers())]
+    assert not any("lr" in g for g in groups(model, levels=Levels.ternary()))
+
+
+@pytest.mark.parametrize("per", ["layer", "channel"])
+@pytest.mark.parametrize("most", [1e-3, 1.0, 1e6])
+def test_clipping_is_that_of_the_same_network_without_scales(per, most):
+    torch.manual_seed(1)
+    x, y = torch.randn(8, 5).double(), torch.randint(0, 3, (8,))
+    plain, model = two_layers(), two_layers()
+    scale_layers(model, BINARY, per=per)
+    for net in (plain, model):
+        nn.functional.cross_entropy(net(x), y).backward()
+    expected = nn.utils.clip_grad_norm_(plain.parameters(), most)
+    torch.testing.assert_close(clip_grad_norm_(model, most), expected)
+    for name, layer in model.named_modules():
+        if (scale := scale_of(layer)) is not None:
+            v, w = layer.parametrizations.weight.original, plain.get_submodule(name).weight
+            torch.testing.assert_close(v.grad * scale.value, w.grad)
+    torch.testing.assert_close(model[0].bias.grad, plain[0].bias.grad)
+    again = two_layers()  # nothing is scaled: torch's own, bit for bit
+    nn.functional.cross_entropy(again(x), y).backward()
+    assert torch.equal(clip_grad_norm_(again, most), expected)
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(again.parameters(), plain.parameters(), strict=True))
+    assert clip_grad_norm_(two_layers(), 1.0) == 0
 
 
 def test_a_weight_that_layers_share_has_one_scale():

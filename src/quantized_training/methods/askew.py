@@ -24,11 +24,9 @@ def skewed_velocity(
     clip_velocity: bool = False,
 ) -> Tensor:
     """The velocity closest to -grad among those that (20) allows, weight by weight; same shape as `grad`.
-
     With g the constraint: -grad where g > 0; else max(-grad, rho) where g' > 0 and min(-grad, -rho) where g' < 0, with the push
     rho = alpha |g| / |g'|, clipped at `clip`. This is the rule printed below (21) without its "> 0", which would freeze a weight
     exactly on an edge. At a midpoint (g' = 0) it is -grad if g = 0; if g < 0, (20) is empty and the push goes right, by `clip`.
-
     clip_velocity: clip the whole velocity as well, the paper's reading; it biases stochastic gradients beyond `clip`.
     >>> w = torch.tensor([0.25, 0.75])  # the first infeasible: pushed up against its gradient; the second free
     >>> skewed_velocity(torch.ones(2), w, Levels.binary(), epsilon=0.75, alpha=0.5, constraint=PHI)
@@ -47,7 +45,6 @@ def _skewed(grad: Tensor, push: Tensor, alpha: float, clip: float, whole: bool, 
 
 class ASkew(Method):
     """Annealed skewed descent: `constraint=PSI` is ASkewSGD (19), `constraint=PHI` the paper's modified version (22).
-
     alpha: strength of the push. clip: the bound M_(eps,c) on it. epsilon: a number or a schedule of the annealing index; by
     default the largest for `levels`, which leaves every weight within them free, less 5 % per `anneal()`. Annealed early, signs
     freeze: call anneal() in the last quarter of training only, or let `late_annealing` say when it counts.
@@ -97,12 +94,10 @@ class ASkew(Method):
         if self.allow_overshoot:
             return
         if self.alpha * lr > 1:
-            raise ValueError(
-                f"alpha * lr = {self.alpha:g} * {lr:g} = {self.alpha * lr:g} is above 1: each push from outside the hull would jump over "
-                f"the feasible edge. Allowed is alpha <= {1 / lr:g} at this lr; allow_overshoot=True accepts it"
-            )
+            what = f"alpha * lr = {self.alpha:g} * {lr:g} = {self.alpha * lr:g} is above 1"
+            what = f"{what}: each push from outside the hull would jump over the feasible edge"
+            raise ValueError(f"{what}. Allowed is alpha <= {1 / lr:g} at this lr; allow_overshoot=True accepts it")
         if self.clip * lr > (half := min(levels.gaps) / 2):
-            raise ValueError(
-                f"clip * lr = {self.clip:g} * {lr:g} is above {half:g}, half the smallest gap of the levels: near a midpoint a push "
-                f"could jump over a level's whole cell. Allowed is clip <= {half / lr:g} at this lr; allow_overshoot=True accepts it"
-            )
+            what = f"clip * lr = {self.clip:g} * {lr:g} is above {half:g}, half the smallest gap of the levels"
+            what = f"{what}: near a midpoint a push could jump over a level's whole cell"
+            raise ValueError(f"{what}. Allowed is clip <= {half / lr:g} at this lr; allow_overshoot=True accepts it")

@@ -49,6 +49,9 @@ class Method:
     forward_is_latent = True
     #: True where every slot treats each weight by itself and leaves `state` alone: see `in_pieces`.
     elementwise = False
+    #: Whether the method may be given a part of a parameter's weights (what fits in the cache, the shard on this process), or
+    #: several parameters end to end.
+    in_pieces = property(lambda self: self.elementwise)
     #: True where the slots only add to `state` what is missing, and `late_changes` says what becomes of it. Otherwise they work
     #: on a copy of it, which the optimizer takes when the step has succeeded.
     keeps_state = False
@@ -93,12 +96,6 @@ class Method:
         for k in [] if self.plan is None else _tried(self.plan):
             if k >= self.t:
                 self.check(levels, 0.0, k)
-
-    @property
-    def in_pieces(self) -> bool:
-        """Whether the method may be given a part of a parameter's weights (what fits in the cache, the shard on this process),
-        or several parameters end to end."""
-        return self.elementwise
 
     def tolerance(self, levels: Levels) -> float:
         """The epsilon in force for weights with these levels; NaN for a method without a constraint."""

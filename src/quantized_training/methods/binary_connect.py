@@ -66,10 +66,7 @@ class BinaryConnect(Method):
         dtype = torch.promote_types(w.dtype, torch.float32)  # draws of half precision are too coarse
         return torch.rand(w.shape, generator=self._generator, dtype=dtype, device="cpu").to(w.device)
 
-    @property
-    def repeats(self) -> bool:
-        return self.elementwise or self._uniform == self._draw
-
+    repeats = property(lambda self: self.elementwise or self._uniform == self._draw)
     in_pieces = repeats  # draws follow each other like the weights
 
     def forward_point(self, w: Tensor, levels: Levels, state: dict) -> Tensor:
@@ -94,12 +91,9 @@ class BinaryConnect(Method):
 
 class DebiasedBinaryConnect(BinaryConnect):
     """Stochastic BinaryConnect whose gradient is divided by twice the chance of the rounding at which it was taken.
-
     For weights x in [-1, 1] rounded at random to W, E W = x, it estimates the gradient of F(x) = E loss(W) by
     g_i = d_i loss(W) / (1 + W_i x_i). Its mean is the trapezoid rule for d_i F: exact where the loss is quadratic in each
-    weight, else off by at most a third of the largest third derivative by w_i. (BinaryConnect's own mean is off by x_i times
-    the curvature, too.) In the probabilities' logits it is the estimator ReinMax of Liu et al. (2023).
-
+    weight, else off by at most a third of the largest third derivative by w_i. In logits it is ReinMax (Liu et al., 2023).
     delta: after each step the weights are clipped to [-1 + delta, 1 - delta], so that no factor exceeds 1 / delta; a smaller
     box has less variance and holds fewer means. seed, uniform: as in `BinaryConnect`. Any two levels; ValueError for more.
     >>> method, state = DebiasedBinaryConnect(Levels.binary(), uniform=lambda w: torch.full_like(w, 0.7)), {}
@@ -144,4 +138,4 @@ class DebiasedBinaryConnect(BinaryConnect):
 
     def check(self, levels: Levels, lr: float) -> None:
         if len(levels.values) != 2:
-            raise ValueError(f"debiased BinaryConnect needs two levels, got {levels.values}: an inner one is a kink")
+            raise ValueError(f"debiased it takes two levels, not {levels}: use BinaryConnect(levels, stochastic=False)")

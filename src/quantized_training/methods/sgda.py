@@ -51,7 +51,7 @@ class SGDA(Method):
     def descent(self, grad: Tensor, w: Tensor, levels: Levels, state: dict, out: Tensor | None = None) -> Tensor:
         """The gradient of L in w: that of the loss minus sum_j lambda_j f_j'. The multipliers' step: `late_changes`."""
         out = torch.empty_like(grad) if out is None else out
-        for (g, x, o), duals in self._pieces((grad, w, out), self._duals(w, levels, state)):
+        for (g, x, o), duals in self._pieces((grad, w, out), levels, state):
             torch.sub(g, duals[0], out=o).add_(duals[-1])
             u = x - _column(levels.midpoints, x)
             if len(u) == 1:
@@ -61,25 +61,21 @@ class SGDA(Method):
         return out
 
     @staticmethod
-    def _pieces(tensors: tuple[Tensor, ...], duals: Tensor) -> Iterable[tuple[tuple[Tensor, ...], Tensor]]:
+    def _pieces(tensors: tuple[Tensor, ...], levels: Levels, state: dict) -> Iterable[tuple[tuple, Tensor]]:
         """Parts of the weights with all their multipliers, which fit together in a processor's cache."""
+        if len(duals := state.get("dual", ())) != len(levels.values) + 1:
+            mine = _local(tensors[0])
+            duals = state["dual"] = mine.new_zeros(len(levels.values) + 1, *mine.shape)
         parts = list(_chunks(*tensors, share=len(duals) // 2))
         if len(parts) == 1:
             return [(parts[0], duals)]
         return zip(parts, duals.view(len(duals), -1).split(len(parts[0][0]), 1), strict=True)
 
-    @staticmethod
-    def _duals(w: Tensor, levels: Levels, state: dict) -> Tensor:
-        if len(state.get("dual", ())) != len(levels.values) + 1:
-            mine = _local(w)
-            state["dual"] = mine.new_zeros(len(levels.values) + 1, *mine.shape)
-        return state["dual"]
-
     def late_changes(self, w: Tensor, levels: Levels, state: dict) -> Iterator[tuple[Tensor, Tensor]]:
         """The dual step lambda_j - dual_lr f_j(w), projected on [0, dual_max]: the gradient of L in lambda is -f."""
         (low, high), rate, box, epsilon = levels.hull, self.dual_lr, (0, self.dual_max), self.tolerance(levels)
         rises = tuple(rate * (gap * gap / 4 - epsilon) for gap in levels.gaps)
-        for (x,), duals in self._pieces((w,), self._duals(w, levels, state)):
+        for (x,), duals in self._pieces((w,), levels, state):
             u, new = x - _column(levels.midpoints, x), torch.empty_like(duals)
             torch.sub(duals[0], x, alpha=rate, out=new[0]).sub_(rate * (epsilon - low))
             torch.add(duals[-1], x, alpha=rate, out=new[-1]).sub_(rate * (epsilon + high))

@@ -6,6 +6,7 @@ from torch import Tensor
 from ..arguments import _integer
 from ..levels import Levels, _numbers_suffice
 from .base import Method
+from .binary_connect import BinaryConnect
 
 
 def straight_through_mask(w: Tensor, levels: Levels) -> Tensor:
@@ -42,14 +43,11 @@ class KBitStraightThrough(StraightThrough):
     ((-2.0, -1.0, 0.0, 1.0), [0.0, 1.0])
     """
 
-    descent = Method.descent
+    descent, after_step = Method.descent, BinaryConnect.after_step
 
     def __init__(self, bits: int) -> None:
         super().__init__(Levels.for_bits(_integer("bits", bits, 1, 16)))
         self.bits = bits
-
-    def after_step(self, w: Tensor, levels: Levels, state: dict, lr: float) -> Tensor:
-        return w.clamp_(*levels.hull)
 
     def check(self, levels: Levels, lr: float) -> None:
         gaps = levels.gaps
