@@ -73,13 +73,14 @@ class ASkew(Method):
         self.constraint = _instance("constraint", constraint, Constraint, "PSI or PHI")
         self.alpha, self.clip = (number(n, v, 0, strict=True) for n, v in (("alpha", alpha), ("clip", clip)))
         free = Geometric(self.constraint.largest_epsilon(levels), 0.95)
-        self.plan = self.schedule = free if epsilon is None else as_schedule(epsilon, "epsilon")
+        self.schedule = free if epsilon is None else as_schedule(epsilon, "epsilon")
         self.merged = _instance("merged", merged, bool, "True or False") or epsilon is None
         self.allow_overshoot = _instance("allow_overshoot", allow_overshoot, bool, "True or False")
         self.clip_velocity = _instance("clip_velocity", clip_velocity, bool, "True or False")
         self.check_plan(levels)
 
     epsilon = property(lambda self: self.schedule(self.t), doc="The tolerance in force.")
+    plan = property(lambda self: self.schedule)
 
     def tolerance(self, levels: Levels) -> float:
         return self.epsilon

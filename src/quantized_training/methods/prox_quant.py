@@ -64,10 +64,12 @@ class ProxQuant(Method):
         super().__init__(levels)
         if not isinstance(norm, str) or norm not in NORMS:
             raise ValueError(f"norm={norm!r}: allowed are {', '.join(map(repr, NORMS))}")
-        self.plan = self.strength = as_schedule(strength, "strength")
+        self.strength = as_schedule(strength, "strength")
         self.check_plan(levels)
         self.norm, self.ensemble = norm, _instance("ensemble", ensemble, bool, "True or False")
         self.elementwise = norm != "l2"
+
+    plan = property(lambda self: self.strength)
 
     def check(self, levels: Levels, lr: float, k: int | None = None) -> None:
         value = self.strength(self.t if k is None else k)

@@ -126,7 +126,7 @@ class Field(NamedTuple):
     more: bool = True
 
 
-RIGHT = "test images right, %"
+RIGHT, DETERMINISTIC = "test images right, %", "BinaryConnect, deterministic"
 FIELDS = {
     "one bit": Field("tuned_subset", 1, 100.0, RIGHT),
     "two bits": Field("tuned_subset", 2, 100.0, RIGHT),
@@ -153,3 +153,22 @@ def compared(least: int = 3) -> dict[str, Scores]:
         if len(scores.get(FULL_PRECISION, ())) >= least:
             found[where] = scores
     return found
+
+
+def verdict(where: str, scores: Scores) -> str:
+    """In one sentence what the scores of one of `FIELDS` say: who leads, and what the seeds do not tell from it."""
+    field = FIELDS[where]
+    digits, unit = (1, "points") if field.more else (3, "bits per character")
+
+    def behind(method: str) -> str:
+        gap, low, high = (abs(field.factor) * x for x in difference(scores, FULL_PRECISION, method))
+        return f"{gap:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {unit}"
+
+    best, *others = undecided(scores, [m for m in scores if m != FULL_PRECISION])
+    words = (
+        f"**{where[0].upper()}{where[1:]}**, {len(scores[best])} seeds: {best} is {behind(best)} behind full precision"
+    )
+    words += f", not told apart from {', '.join(others)}" * bool(others)
+    if DETERMINISTIC in scores and DETERMINISTIC not in (best, *others):
+        words += f"; {DETERMINISTIC} is {behind(DETERMINISTIC)} behind"
+    return words + "."

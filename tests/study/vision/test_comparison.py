@@ -111,3 +111,19 @@ def test_a_table_that_is_not_whole_waits(monkeypatch):
     some += [row("Full precision", s, 0.9, FULL) for s in (1, 2, 3)]
     monkeypatch.setattr(comparison, "rows", lambda name: some if name == "cifar" else [])
     assert comparison.compared() == {} and list(comparison.compared(2)) == ["one bit, all of CIFAR-10"]
+
+
+def test_what_the_scores_of_a_field_say_in_words():
+    full, best = {1: 0.9, 2: 0.9, 3: 0.9}, {1: 0.80, 2: 0.82, 3: 0.81}
+    scores = {"Full precision": full, "A": best, "B": {1: 0.81, 2: 0.80, 3: 0.805}, "C": dict.fromkeys(best, 0.5)}
+    low, high = (100 * x for x in stats.ttest_1samp([0.1, 0.08, 0.09], 0).confidence_interval())
+    said = comparison.verdict("two bits", scores)
+    assert said == (
+        f"**Two bits**, 3 seeds: A is 9.0 [{low:.1f}, {high:.1f}] points behind full precision, not told apart from B."
+    )
+    text = {"Full precision": {1: -2.0, 2: -2.1}, "A": {1: -2.3, 2: -2.4}, comparison.DETERMINISTIC: {1: -2.6, 2: -2.7}}
+    said = comparison.verdict("three levels, a transformer", text)
+    assert said == (
+        "**Three levels, a transformer**, 2 seeds: A is 0.300 [0.300, 0.300] bits per character behind full precision; "
+        "BinaryConnect, deterministic is 0.600 [0.600, 0.600] bits per character behind."
+    )
