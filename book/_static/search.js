@@ -39,7 +39,7 @@
     if (title === query) total += 60;
     else if (title.startsWith(`${query} `)) total += 50;
     else if (within(title, query)) total += 30;
-    if (keywords.includes(query)) total += 45;
+    if (keywords.includes(query)) total += 55; // more than a title that begins so
     if (within(text, query)) total += 6;
     return total;
   }
