@@ -114,9 +114,7 @@ class _Checkpoints(torch.optim.Optimizer):
         method, groups = {}, []
         for g, live in zip(found["param_groups"], here, strict=True):
             if g["method"] != kind:
-                raise ValueError(
-                    f"state of method {g['method']}, here runs {kind}: load it there, then switch({kind}(...))"
-                )
+                raise ValueError(f"of method {g['method']}, here runs {kind}: load it there, then switch({kind}(...))")
             g, method = _split(g)
             if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
                 raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")
