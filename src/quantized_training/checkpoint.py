@@ -137,7 +137,7 @@ class _Checkpoints(torch.optim.Optimizer):
         method, groups = {}, []
         for g, live in zip(found["param_groups"], here, strict=True):
             if g["method"] != kind:
-                raise ValueError(f"a state of {g['method']}: load it into such an optimizer, then switch({kind}(...))")
+                raise ValueError(f"of method {g['method']}, here runs {kind}: load it there, then switch({kind}(...))")
             g, method = _split(g)
             if missing := {"quantize", "levels", "lr", "momentum", "betas"} & (live.keys() - g.keys()):
                 raise ValueError(f"this state lacks {sorted(missing)} of a parameter group")

@@ -125,7 +125,8 @@ def test_matrices_that_stay_real_are_named():
 def test_errors_name_the_way_out():
     optimizer = trained(BinaryConnect(BINARY))[1]
     with pytest.raises(
-        ValueError, match=r"BinaryConnect: load it into such an optimizer, then switch\(StraightThrough"
+        ValueError,
+        match=r"method BinaryConnect, here runs StraightThrough: load it there, then switch\(StraightThrough",
     ):
         trained(StraightThrough(BINARY))[1].load_state_dict(optimizer.state_dict())
     with pytest.raises(ValueError, match=r"use BinaryConnect\(levels, stochastic=False\)"):

@@ -138,4 +138,4 @@ class DebiasedBinaryConnect(BinaryConnect):
 
     def check(self, levels: Levels, lr: float) -> None:
         if len(levels.values) != 2:
-            raise ValueError(f"debiased it takes two levels, not {levels}: use BinaryConnect(levels, stochastic=False)")
+            raise ValueError(f"needs two levels, {levels} has a kink: use BinaryConnect(levels, stochastic=False)")
