@@ -246,8 +246,7 @@ class QuantizedOptimizer(_Checkpoints):
         self._steps += 1
         plan = self.method.plan if self._steps == PATIENCE and self.method.t == 0 else None
         if plan is not None and len(set(_tried(plan).values())) > 1:
-            what = f"{type(self.method).__name__}: {PATIENCE} steps without a call of optimizer.method.anneal()"
-            _warn(f"{what}: its schedule stands still until then")
+            _warn(f"{type(self.method).__name__}: {PATIENCE} steps without method.anneal(): its schedule stands still")
         if self._steps == 1 and not any(p.grad is not None for group in self.param_groups for p in group["params"]):
             _warn("step() found no gradient at any parameter: call loss.backward() before it")
         return loss
