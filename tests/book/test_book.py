@@ -26,6 +26,7 @@ from notebook_files import TITLE, set_up_cell
 from publish import publish
 
 PAGES = pages(ROOT / "_toc.yml")
+OBJECT = re.compile(r"<IPython[.\w]+ object>|<[.\w]+ object at 0x\w+>")  # Python's words for one
 NOTEBOOKS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in notebooks(ROOT)]
 
 # --- files of the book -------------------------------------------------------------------------------------------------
@@ -35,6 +36,11 @@ NOTEBOOKS = [path.relative_to(ROOT).with_suffix("").as_posix() for path in noteb
 def parsed(built_book: Path) -> dict[Path, BeautifulSoup]:
     files = [p for p in built_book.rglob("*.html") if "_static" not in p.parts]
     return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in files}
+
+
+def test_no_page_shows_an_object_in_place_of_what_it_holds(built_book):
+    found = [(path.name, m[0]) for path, soup in parsed(built_book).items() if (m := OBJECT.search(soup.get_text()))]
+    assert found == []
 
 
 def test_internal_links_and_files_exist(built_book):

@@ -78,7 +78,7 @@ class Live:
     def __init__(self, page):
         self.page = page
         self.text = page.get_by_label("Levels", exact=True)
-        self.range = page.get_by_label("Tolerance")
+        self.range = page.get_by_role("slider", name="Tolerance")
         self.select = page.get_by_label("Constraint", exact=True)
         self.error = page.locator(".figure-error")
         self.answer = page.locator(".figure-answer")

@@ -72,7 +72,9 @@ def test_every_figure_says_its_point(source):
 
 
 def test_every_figure_that_the_study_draws_says_its_point():
-    found = [call for path in (ROOT / "src" / "study").rglob("*.py") for call in untitled(path.read_text("utf-8"))]
+    found = [
+        call for path in (ROOT / "src" / "study").rglob("*.py") for call in untitled(path.read_text(encoding="utf-8"))
+    ]
     assert not found, "\n".join(found)
 
 

@@ -258,7 +258,7 @@ def test_a_run_that_diverges_ends_with_nan():
 
 def resident() -> int:
     """Bytes of memory that this process occupies."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read from Linux")
