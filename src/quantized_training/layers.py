@@ -28,6 +28,10 @@ def _weight(module: nn.Module) -> Tensor:
     return module.parametrizations.weight.original if scale_of(module) else module.weight
 
 
+def _scales(model: nn.Module) -> dict[Tensor, Tensor]:
+    return {_weight(m): s.value for m in model.modules() if (s := scale_of(m))}
+
+
 def _kinds(model: nn.Module, embeddings: bool) -> tuple[dict[str, str], dict[str, str]]:
     """name -> kind of the layers with weights to quantise, and of all parameters; a shared weight is of its first layer's."""
     layers = {}
@@ -59,10 +63,8 @@ def _check(name: str, module: nn.Module, levels: Levels | None) -> None:
     if isinstance(module, nn.Embedding):
         if module.sparse or module.max_norm is not None:
             raise ValueError(f"{name}: an embedding with sparse=True or max_norm cannot be quantised")
-        if module.padding_idx is not None and not scale_of(module) and (levels is None or 0.0 not in levels.values):
-            raise ValueError(
-                f"{name}: its row of zeros (padding_idx={module.padding_idx}) is on none of levels={levels}"
-            )
+        if (i := module.padding_idx) is not None and not scale_of(module) and (not levels or 0.0 not in levels.values):
+            raise ValueError(f"{name}: its row of zeros (padding_idx={i}) is on none of levels={levels}")
 
 
 def groups(
@@ -77,15 +79,14 @@ def groups(
     quantize: "all" (the weights of all layers), "all but first and last" (in the order in which the model names them), or
     "3x3 only" (3 x 3 convolutions but the first and last layer, as in the ImageNet code of ASkewSGD's authors). Biases, learned
     scales and normalisation are never quantised; embeddings where a linear layer shares the table or `scale_layers` scaled it,
-    and with embeddings=True (except under "3x3 only"). Weights of other layers (transposed
-    convolutions, recurrent ones, attention's in_proj_weight) are "other parameters": not quantised, unless you say so.
+    and with embeddings=True (except under "3x3 only"). Weights of other layers (transposed convolutions, recurrent ones,
+    attention's in_proj_weight) are "other parameters": not quantised, unless you say so; a UserWarning names them.
     levels: of the quantised groups (None: the method's). scaled: each quantised layer is a group of its own, whose levels are
     `levels` times `least_squares_scale` of its weights; epsilon, clip and so on then have to fit every layer's gap.
     lr: for Adam and its kin, whose steps are as long for any gradient. Each layer that `scale_layers` scaled is a group of its
     own with lr / its mean scale (and AdamW's decay grows as much), so that its weight moves as unscaled with lr, the others' rate.
-    A UserWarning names matrices of other modules (attention's in_proj_weight, an LSTM's): not quantised. Each group has params,
-    quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError where nothing is left to quantise, for
-    scaled=True without levels, and for weights that cannot be put on levels.
+    Each group has params, quantize, kind, names (of its parameters) and, where known, levels. Raises ValueError where nothing is
+    left to quantise, for scaled=True without levels, and for weights that cannot be put on levels.
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     >>> [(g["kind"], g["quantize"]) for g in groups(model)]
     [('first layer', True), ('last layer', True), ('biases', False), ('normalisation', False)]
@@ -112,7 +113,7 @@ def groups(
     if left := [n for n, m in others.items() if not type(m).__name__.endswith(("Embedding", "EmbeddingBag", "Norm"))]:
         _warn(f"{', '.join(left)}: not quantised, as the weights of no linear layer, convolution or embedding")
     parameters, result = dict(model.named_parameters()), []
-    scales = {_weight(m): s.value for m in model.modules() if lr is not None and (s := scale_of(m))}
+    scales = {} if lr is None else _scales(model)
     for kind in sorted(set(kinds.values()), key=lambda kind: ([*map(kind.endswith, KINDS)].index(True), kind)):
         names = [name for name, k in kinds.items() if k == kind]
         apart = (scaled and kind in chosen) or any(parameters[n] in scales for n in names)
@@ -183,8 +184,7 @@ def clip_grad_norm_(model: nn.Module, max_norm: float) -> Tensor:
     >>> clip_grad_norm_(nn.Linear(2, 1), 1.0)  # without gradients
     tensor(0.)
     """
-    scales = {_weight(m): s.value for m in model.modules() if (s := scale_of(m))}
-    if not scales or not (trained := [p for p in model.parameters() if p.grad is not None]):
+    if not (scales := _scales(model)) or not (trained := [p for p in model.parameters() if p.grad is not None]):
         return nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     total = torch.stack([(p.grad * scales.get(p, 1)).norm().to(trained[0].device) for p in trained]).norm()
     for p in trained:

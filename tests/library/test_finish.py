@@ -25,6 +25,17 @@ from quantized_training import (
 BINARY = Levels.binary()
 
 
+def answer(path, x):
+    """What a program in a file, .pt2 or .onnx, makes of x."""
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()(x)
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    name = onnx.load(path).graph.input[0].name
+    return torch.from_numpy(ReferenceEvaluator(str(path)).run(None, {name: x.numpy()})[0])
+
+
 class Tied(nn.Module):
     """An embedding whose table is the last layer's, too."""
 
@@ -177,10 +188,8 @@ def test_every_format_gives_the_finished_model(tmp_path, kind):
         assert len(load_file(path)) == len(finished.state_dict()) - 1
     else:
         import onnx
-        from onnx.reference import ReferenceEvaluator
 
-        found = ReferenceEvaluator(str(path)).run(None, {onnx.load(path).graph.input[0].name: tokens(3).numpy()})
-        torch.testing.assert_close(torch.from_numpy(found[0]), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(answer(path, tokens(3)), expected, rtol=1e-4, atol=1e-5)
         tables = [t for t in onnx.load(path).graph.initializer if sorted(t.dims) == [6, 12]]
         assert len(tables) == 1
         return
@@ -336,15 +345,7 @@ def test_the_example_is_copied_and_its_batch_is_of_any_size(tmp_path, kind):
         export(finished, path, (large[:n],))
         assert small(path)
     for x in (tokens(3), tokens(3)[:1], tokens(4)[:3]):
-        if kind == ".pt2":
-            found = torch.export.load(path).module()(x)
-        else:
-            import onnx
-            from onnx.reference import ReferenceEvaluator
-
-            name = onnx.load(path).graph.input[0].name
-            found = torch.from_numpy(ReferenceEvaluator(str(path)).run(None, {name: x.numpy()})[0])
-        torch.testing.assert_close(found, finished(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(answer(path, x), finished(x), rtol=1e-4, atol=1e-5)
 
 
 def test_a_program_whose_batch_is_fixed_says_so(tmp_path):
@@ -361,12 +362,4 @@ def test_a_program_for_batches_of_any_size(tmp_path, kind):
     model, optimizer, _ = trained(StraightThrough(BINARY))
     finished, path, x = finish(model, optimizer), tmp_path / f"model{kind}", tokens(3)[:3]
     export(finished, path, (tokens(),), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    if kind == ".pt2":
-        found = torch.export.load(path).module()(x)
-    else:
-        import onnx
-        from onnx.reference import ReferenceEvaluator
-
-        name = onnx.load(path).graph.input[0].name
-        found = torch.from_numpy(ReferenceEvaluator(str(path)).run(None, {name: x.numpy()})[0])
-    torch.testing.assert_close(found, finished(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(answer(path, x), finished(x), rtol=1e-4, atol=1e-5)

@@ -148,10 +148,10 @@ def compared(least: int = 3) -> dict[str, Scores]:
     found = {}
     for where, field in FIELDS.items():
         table = [_per_character(r) if field.table == "characters" else r for r in rows(field.table)]
-        scores = finals(table, field.bits) if any(r["bits"] == field.bits for r in table) else {}
-        scores = paired_seeds(scores) if scores else {}
-        if len(scores.get(FULL_PRECISION, ())) >= least:
-            found[where] = scores
+        if any(r["bits"] == field.bits for r in table):
+            scores = paired_seeds(finals(table, field.bits))
+            if len(scores.get(FULL_PRECISION, ())) >= least:
+                found[where] = scores
     return found
 
 
