@@ -309,7 +309,9 @@ def precisions(task: str, scores: Scores) -> str:
     """bfloat16 against float32 in full precision: the difference on one seed, beside the seeds' range."""
     ((seed, other),) = scores[FLOAT32].items()
     m, values = measure(task), list(scores[FULL].values())
-    return f"{task} {scores[FULL][seed] - other:+.1f}{m.difference} (the three seeds range over {max(values) - min(values):.1f})"
+    return (
+        f"{task} {scores[FULL][seed] - other:+.1f}{m.difference} (the seeds range over {max(values) - min(values):.1f})"
+    )
 
 
 def against(task: str, scores: Scores, name: str) -> str:

@@ -23,7 +23,7 @@ SMALL = large.PROFILES["small"]
 def runs(task: str, means: dict[str, float], own=lambda name, seed: 0.0, loss=None) -> list[dict]:
     """Rows of all runs of a network: scores that rise to their mean, plus the seed's and the run's own noise."""
     made, epochs = [], SMALL[task].epochs
-    for seed in large.SEEDS:
+    for seed in NOISE:
         for name, end in means.items():
             about = {"unit": f"{task}, {name}, seed {seed}", "task": task, "optimiser": name, "seed": seed}
             for epoch in range(1, epochs + 1):
@@ -204,7 +204,7 @@ def test_the_rows_of_the_claims_get_their_words():
 
 def test_bfloat16_beside_float32():
     scores = {large.FULL: {1: 50.5, 2: 52.0, 3: 51.0}, large.FLOAT32: {1: 50.0}}
-    assert rk.precisions("ResNet-34", scores) == "ResNet-34 +0.5 points (the three seeds range over 1.5)"
+    assert rk.precisions("ResNet-34", scores) == "ResNet-34 +0.5 points (the seeds range over 1.5)"
 
 
 def test_images_that_are_not_exact_are_said(tmp_path, monkeypatch):
