@@ -277,7 +277,6 @@ def compare_steps(names: list[str], width: int, repeats: int, compile: bool) -> 
         if not compile or name == "BinaryConnect, stochastic":  # its random numbers come from a generator of its own
             continue
         torch.compiler.reset()
-        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
         sgd, step = compiled_step(None, weights(width)), compiled_step(make(), weights(width))
         sgd()
         seconds = milliseconds(step) / 1e3
@@ -374,6 +373,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.only != "steps":
         compare_seeds(args)
     if args.only != "seeds":
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+        warnings.filterwarnings("ignore", message=".* of one dimension are quantised")  # all weights are, on purpose
         print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, no GPU")
         compare_steps(args.steps, args.width, args.rounds, not args.no_compile)
         small_tensors(args.steps, args.tensors, args.rounds)

@@ -1,5 +1,7 @@
 """The benchmark's steps are the optimizers' steps, and its network is ResNet-18."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -92,6 +94,7 @@ def test_cooper_goes_the_same_way():
 
 def test_the_table_is_printed(capsys, monkeypatch):
     arguments = ["--only", "steps", "--width", "1", "--rounds", "2", "--tensors", "9"]
+    warnings.simplefilter("error", UserWarning)  # none of the library's about what the benchmark does on purpose
     bench.main([*arguments, "--no-compile"])
     text = capsys.readouterr().out
     assert all(name in text for name in bench.STEPS) and "Cooper's step / SGDA's step" in text
