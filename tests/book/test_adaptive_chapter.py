@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import ROOT
 from numbered import BAMSPROD_METHODS, ROWS
 from study import results
 from study.experiments import _adaptive
@@ -293,7 +294,7 @@ def test_the_average_beats_bop_and_is_not_like_full_precision():
         assert least < np.exp(np.mean(np.log(mine / theirs))) < least + 0.4
 
 
-# The narrow networks: what the rows of the claims say, as soon as all runs of a network are stored
+# The narrow networks: what the rows of the claims say
 
 NARROW = comparison.rows("adaptive_small")
 FINISHED = rk.finished(large.SMALL, NARROW)
@@ -301,8 +302,7 @@ OF_METHOD = dict(zip(BAMSPROD_METHODS, OPTIMIZERS, strict=True))
 
 
 def narrow(task):
-    if task not in FINISHED:
-        pytest.skip(f"{task}: {rk.to_do(large.SMALL, NARROW)}")
+    assert task in FINISHED, rk.to_do(large.SMALL, NARROW)
     return rk.finals(NARROW, task)
 
 
@@ -339,3 +339,13 @@ def test_the_row_on_bop_says_what_the_narrow_networks_do():
         for task in large.PROFILES["small"]
     ]
     assert all(words in ROWS["bp-37"]["right"] for words in said)
+
+
+def test_the_opener_says_what_the_narrow_networks_do():
+    """Who leads, and by how much Bop is behind and ahead."""
+    opener = (ROOT / "notebooks/11_bamsprod_experiments.md").read_text(encoding="utf-8").split(":::")[1]
+    best = {task: rk.order(task, narrow(task))[0] for task in large.PROFILES["small"]}
+    assert set(best.values()) == {"Adam", "Bop", "AMSGrad"} and "Adam, Bop or AMSGrad has it" in opener
+    for task, pair in (("detector", (rk.OURS, "Bop")), ("LSTM", ("Bop", rk.OURS))):
+        found = rk.gain(task, narrow(task), *pair)
+        assert found[1] > 0 and f"by {rk.interval(task, found)}" in opener
