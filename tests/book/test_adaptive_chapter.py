@@ -10,10 +10,11 @@ import torch
 
 from conftest import ROOT
 from numbered import BAMSPROD_METHODS, ROWS
-from study import results
+from study import results, statistics
 from study.experiments import _adaptive
 from study.experiments import _ranking as rk
 from study.experiments import adaptive_large as large
+from study.experiments import adaptive_vae_mnist as mnist
 from study.tasks import binary
 from study.tasks.binary_optimizers import OPTIMIZERS
 from study.vision import comparison
@@ -349,3 +350,7 @@ def test_the_opener_says_what_the_narrow_networks_do():
     for task, pair in (("detector", (rk.OURS, "Bop")), ("LSTM", ("Bop", rk.OURS))):
         found = rk.gain(task, narrow(task), *pair)
         assert found[1] > 0 and f"by {rk.interval(task, found)}" in opener
+    stored = comparison.rows("adaptive_vae_mnist")
+    keys = (mnist.key("BAMSProd", 0.9, b2, False) for b2 in (0.999, 0.99))
+    early = (mnist.values(stored, key, mnist.COMMON_RATE, "updates to 165") for key in keys)
+    assert statistics.paired(*early, ratio=True)[1] > 1 and "On MNIST, at the common rate, it is the slower one" in opener

@@ -229,8 +229,9 @@ def autoencoder(ends: dict[tuple, float]) -> list[dict]:
                 f"seed {s}": "" if s > 107 else end + 0.1 * math.sin(s * s + 40 * b1 * (1 + b2))
                 for s in range(100, 120)
             }
-            about = {"unit": mnist.key("BAMSProd", b1, b2, correction), "part": part, "quantity": "final score"}
-            made.append(about | seeds)
+            about = {"unit": mnist.key("BAMSProd", b1, b2, correction), "part": part}
+            updates = {s: x and (300.0 if b2 == 0.999 and not correction else 200.0) for s, x in seeds.items()}
+            made += [about | {"quantity": "final score"} | seeds, about | {"quantity": "updates to 165"} | updates]
     return made
 
 
@@ -238,12 +239,13 @@ def test_the_decay_factors_conclusion_on_known_numbers():
     words = mnist.conclusion(autoencoder({(0.9, 0.999, False, mnist.COMMON_RATE): 170.0}))
     assert words.startswith("At rates of their own 8 of the 8 networks of BAMSProd end below the 199.5 nats")
     without, with_it = words.split("Without bias correction")[1].split("With bias correction")
-    assert "at the common rate, 20.0 [20.0, 20.0] nats higher; at its own, no" in without
-    assert with_it.count("no lower and no higher that the seeds could tell") == 3
+    assert "at the common rate, the larger β₂ needs 1.50 [1.50, 1.50] times the updates to 165 nats" in without
+    assert "and ends 20.0 [20.0, 20.0] nats higher; at its own it ends level, and" in without
+    assert "needs 1.00 [1.00, 1.00] times" in with_it and with_it.count(" level") == 3
     words = mnist.conclusion(
         autoencoder({(0.8, 0.999, True, mnist.OWN_RATE): 140.0, (0.9, 0.99, True, mnist.OWN_RATE): 205.0})
     )
-    assert "7 of the 8" in words and "in place of 0.9, at its own, 10.0 [" in words.split("With bias correction")[1]
+    assert "7 of the 8" in words and "in place of 0.9 10.0 [" in words.split("With bias correction")[1]
     assert "nats lower" in words
     assert "with a run that diverged" in mnist.conclusion(autoencoder({(0.9, 0.99, True, mnist.OWN_RATE): math.nan}))
 
