@@ -353,4 +353,6 @@ def test_the_opener_says_what_the_narrow_networks_do():
     stored = comparison.rows("adaptive_vae_mnist")
     keys = (mnist.key("BAMSProd", 0.9, b2, False) for b2 in (0.999, 0.99))
     early = (mnist.values(stored, key, mnist.COMMON_RATE, "updates to 165") for key in keys)
-    assert statistics.paired(*early, ratio=True)[1] > 1 and "On MNIST, at the common rate, it is the slower one" in opener
+    assert (
+        statistics.paired(*early, ratio=True)[1] > 1 and "On MNIST, at the common rate, it is the slower one" in opener
+    )

@@ -80,7 +80,9 @@ def conclusion(rows: Sequence[Row]) -> str:
         at_common, at_own, smaller = (_ends(*pair) for pair in found)
         early = (ours(0.9, b2, correction, COMMON_RATE, "updates to 165") for b2 in (0.999, 0.99))
         mean, low, high = paired(*early, ratio=True)
-        needs = "does not come to" if np.isnan(mean) else f"needs {mean:.2f} [{low:.2f}, {high:.2f}] times the updates to"
+        needs = (
+            "does not come to" if np.isnan(mean) else f"needs {mean:.2f} [{low:.2f}, {high:.2f}] times the updates to"
+        )
         said.append(
             f"{'With' if correction else 'Without'} bias correction, at the common rate, the larger β₂ {needs} 165 nats and ends "
             f"{at_common}; at its own it ends {at_own}, and β₁ = 0.8 in place of 0.9 {smaller}."
